@@ -1,0 +1,130 @@
+"""Slow, obvious oracles in float64: one unbatched forward per response, one backward per token.
+
+Nothing here is shared with the package: no batching, no padding, no trick.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+
+
+def double(model):
+    """A float64 copy of the model in evaluation mode, with plain (eager) attention."""
+    twin = copy.deepcopy(model).double().eval()
+    twin.config._attn_implementation = "eager"
+    for p in twin.parameters():
+        p.requires_grad_(True)
+    return twin
+
+
+def token_logps(model, ids, mask):
+    """Log-probability of each scored token, from the full logits of the bare sequence."""
+    logits = model(ids[None]).logits[0]
+    logps = []
+    for t in range(len(ids)):
+        if mask[t]:
+            row = logits[t - 1]
+            logps.append(row[ids[t]] - torch.logsumexp(row, 0))
+    return torch.stack(logps)
+
+
+def sides(encoded):
+    return (
+        (encoded.chosen_ids, encoded.chosen_mask),
+        (encoded.rejected_ids, encoded.rejected_mask),
+    )
+
+
+def token_gradients(model, ids, mask, names=None):
+    """Gradient of every scored token, flattened, ``[tokens, parameters]``."""
+    named = dict(model.named_parameters())
+    params = [named[n] for n in (names if names is not None else named)]
+    rows = []
+    for logp in token_logps(model, ids, mask):
+        grads = torch.autograd.grad(logp, params, retain_graph=True, allow_unused=True)
+        filled = [
+            torch.zeros_like(p) if g is None else g for g, p in zip(grads, params, strict=True)
+        ]
+        rows.append(torch.cat([g.reshape(-1) for g in filled]))
+    return torch.stack(rows)
+
+
+def pair_token_gradients(model, encoded, names=None):
+    return [token_gradients(model, *side, names) for side in sides(encoded)]
+
+
+def pair_products(model, encoded, names=None):
+    """‖g_chosen‖², ‖g_rejected‖², ⟨g_chosen, g_rejected⟩ from materialised gradients."""
+    chosen, rejected = (g.sum(0) for g in pair_token_gradients(model, encoded, names))
+    return np.array([float(chosen @ chosen), float(rejected @ rejected), float(chosen @ rejected)])
+
+
+def hidden_states(model, ids):
+    """Final post-norm states by the model's own bookkeeping, checked against its logits."""
+    out = model(ids[None], output_hidden_states=True)
+    states = out.hidden_states[-1][0]
+    head = model.get_output_embeddings()
+    assert torch.allclose(head(states), out.logits[0], atol=1e-8)
+    return states
+
+
+def ches(model, encoded):
+    """CHES and length-normalised CHES by the definition, state by state."""
+    sums, lengths = [], []
+    with torch.no_grad():
+        for ids, mask in sides(encoded):
+            states = hidden_states(model, ids)
+            scored = [t for t in range(len(ids)) if mask[t]]
+            total = torch.zeros_like(states[0])
+            for t in scored:
+                total = total + states[t - 1]
+            sums.append(total)
+            lengths.append(len(scored))
+    a, b = sums
+    mean_a, mean_b = a / lengths[0], b / lengths[1]
+    return float(a @ b - a @ a), float(mean_a @ mean_b - mean_a @ mean_a)
+
+
+def last_hidden_inner(model, encoded):
+    """Inner product of the states after the complete responses."""
+    with torch.no_grad():
+        last = [
+            hidden_states(model, ids)[max(t for t in range(len(ids)) if mask[t])]
+            for ids, mask in sides(encoded)
+        ]
+    return float(last[0] @ last[1])
+
+
+def levenshtein(a, b):
+    """Edit distance by the recursion itself, one row of the table at a time."""
+    row = list(range(len(b) + 1))
+    for i in range(len(a)):
+        previous, row = row, [i + 1]
+        for j in range(len(b)):
+            row.append(min(previous[j + 1] + 1, row[j] + 1, previous[j] + (a[i] != b[j])))
+    return row[-1]
+
+
+def prompt_path_integral(model, ids, mask, prompt, baseline, points):
+    """Integrated gradients of one response by the midpoint rule, and f(prompt) − f(baseline).
+
+    ``baseline [d]`` stands in for every prompt embedding; completion embeddings stay.
+    """
+    embedded = model.get_input_embeddings()(ids).detach()
+    start = baseline.expand(prompt, -1)
+
+    def logp(inputs):
+        scores = model(inputs_embeds=torch.cat([inputs, embedded[prompt:]])[None]).logits[0]
+        scores = scores.log_softmax(-1)
+        return sum(scores[t - 1, ids[t]] for t in range(len(ids)) if mask[t])
+
+    away = embedded[:prompt] - start
+    total = torch.zeros_like(away)
+    for k in range(points):
+        at = (start + (k + 0.5) / points * away).requires_grad_()
+        total += torch.autograd.grad(logp(at), at)[0] / points
+    change = float((logp(embedded[:prompt]) - logp(start)).detach())
+    return (total * away).sum(-1).numpy(), change
