@@ -1,0 +1,258 @@
+"""Gradient products against plain autograd in float64, and the exact identities between them."""
+
+import numpy as np
+import pytest
+import reference
+import shapes
+import torch
+
+import toolkit as tk
+from toolkit import _forward, _passes, _token_gram, gradients
+
+SHAPES = list(shapes.CONFIGS)
+
+
+def close(shape, dtype):
+    """Relative error allowed; Llama-like norms compute in float32 whatever the weights' dtype."""
+    if dtype == torch.float32:
+        return 2e-6
+    return 1e-9 if shape == "gpt2" else 1e-6
+
+
+def scale(products):
+    """‖a‖², ‖b‖² and ‖a‖‖b‖: the size an error of each product is measured against."""
+    a, b, _ = products
+    return np.array([a, b, np.sqrt(a * b)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pair_products_equal_the_oracle(shape, dtype):
+    policy, pairs = shapes.policy(shape, dtype), shapes.ragged_pairs()
+    stats = tk.pair_stats(policy, pairs, progress=False)
+    twin = reference.double(policy.model)
+    for i, pair in enumerate(pairs):
+        expected = reference.pair_products(twin, pair)
+        got = [stats.chosen_sq_norm[i], stats.rejected_sq_norm[i], stats.inner[i]]
+        assert np.all(np.abs(got - expected) <= close(shape, dtype) * scale(expected)), pair.id
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logps_equal_the_oracle(shape):
+    policy, pairs = shapes.policy(shape), shapes.ragged_pairs()
+    twin = reference.double(policy.model)
+    for pair, logps in zip(pairs, tk.per_token_logps(policy, pairs), strict=True):
+        for side, values in zip(reference.sides(pair), (logps.chosen, logps.rejected), strict=True):
+            expected = reference.token_logps(twin, *side).detach()
+            torch.testing.assert_close(values, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_token_products_equal_the_oracle(shape, dtype):
+    """Every cell of the token matrix and every token contribution (T1)."""
+    policy = shapes.policy(shape, dtype)
+    twin = reference.double(policy.model)
+    for pair in shapes.ragged_pairs()[:4]:
+        chosen, rejected = reference.pair_token_gradients(twin, pair)
+        every = torch.cat([chosen, rejected])
+        gram = (every @ every.T).numpy()
+        norm = np.sqrt(np.diag(gram))
+        matrix = tk.token_matrix(policy, pair)
+        assert np.all(np.abs(matrix.matrix - gram) <= close(shape, dtype) * np.outer(norm, norm))
+
+        tokens = tk.token_contributions(policy, pair)
+        for got, total in ((tokens.with_chosen, chosen), (tokens.with_rejected, rejected)):
+            total = total.sum(0)
+            allowed = close(shape, dtype) * norm * float(total.norm())
+            assert np.all(np.abs(got - (every @ total).numpy()) <= allowed)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tokens_sum_to_the_pair(shape):
+    policy, pair = shapes.policy(shape), shapes.ragged_pairs()[0]
+    stats, tokens = (
+        tk.pair_stats(policy, pair, progress=False),
+        tk.token_contributions(policy, pair),
+    )
+    matrix = tk.token_matrix(policy, pair)
+    chosen = tokens.sides == "chosen"
+    assert tokens.with_chosen[chosen].sum() == pytest.approx(stats.chosen_sq_norm[0])
+    assert tokens.with_rejected[~chosen].sum() == pytest.approx(stats.rejected_sq_norm[0])
+    for part in (tokens.with_rejected[chosen].sum(), tokens.with_chosen[~chosen].sum()):
+        assert part == pytest.approx(stats.inner[0])
+    assert matrix.matrix[np.ix_(chosen, ~chosen)].sum() == pytest.approx(stats.inner[0])
+    assert matrix.matrix[np.ix_(chosen, chosen)].sum() == pytest.approx(stats.chosen_sq_norm[0])
+
+
+def test_shared_prefix_tokens_have_the_same_gradient():
+    """T8: equal contexts give equal gradients, so those columns and rows are identical."""
+    pair = shapes.encoded("p", [5, 6], [7, 8, 9, 3], [7, 8, 10, 3])
+    matrix = tk.token_matrix(shapes.policy("llama"), pair)
+    length = 4
+    for i in range(2):
+        np.testing.assert_allclose(matrix.matrix[i], matrix.matrix[length + i], rtol=1e-6)
+        assert matrix.cosine[i, length + i] == pytest.approx(1.0)
+    assert abs(matrix.cosine[2, length + 2]) < 0.999
+
+
+def test_swapping_the_responses_swaps_the_norms():
+    """T10."""
+    policy, pair = shapes.policy("qwen2"), shapes.ragged_pairs()[1]
+    swapped = tk.EncodedPair(
+        "s",
+        pair.rejected_ids,
+        pair.rejected_mask,
+        pair.chosen_ids,
+        pair.chosen_mask,
+        append_eos=False,
+        boundary_merge=False,
+    )
+    a, b = (tk.pair_stats(policy, p, progress=False) for p in (pair, swapped))
+    assert a.chosen_sq_norm == pytest.approx(b.rejected_sq_norm)
+    assert a.rejected_sq_norm == pytest.approx(b.chosen_sq_norm)
+    assert a.inner == pytest.approx(b.inner)
+
+
+def test_identical_responses_have_cosine_one():
+    """T14."""
+    pair = shapes.encoded("same", [5, 6], [7, 8, 9], [7, 8, 9])
+    stats = tk.pair_stats(shapes.policy("gpt2"), pair, progress=False)
+    assert stats.cosine[0] == pytest.approx(1.0) and stats.kappa[0] == pytest.approx(1.0)
+
+
+def test_token_matrix_is_symmetric_and_positive_semidefinite():
+    """T11."""
+    matrix = tk.token_matrix(shapes.policy("gpt2"), shapes.ragged_pairs()[2]).matrix
+    np.testing.assert_array_equal(matrix, matrix.T)
+    assert np.linalg.eigvalsh(matrix).min() >= -1e-9 * np.trace(matrix)
+
+
+def test_token_matrix_does_not_depend_on_its_blocks():
+    """One layer in memory at a time gives the matrix of all at once."""
+    policy, pair = shapes.policy("gpt2"), shapes.ragged_pairs()[0]
+    whole = tk.token_matrix(policy, pair).matrix
+    plan = _passes.plan_for(policy.model, policy.parameters_in("all"))
+    rows = _forward.sequences([pair])
+    _, blocked = _token_gram.token_gram(policy.model, plan, rows, memory=1)
+    np.testing.assert_allclose(blocked, whole, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batch_size_and_order_change_nothing(shape):
+    """T15: padding must not leak into a shorter neighbour."""
+    policy, pairs = shapes.policy(shape), shapes.ragged_pairs()
+    frames = []
+    for size, order in ((1, range(5)), (3, range(5)), (8, reversed(range(5)))):
+        chosen = [pairs[i] for i in order]
+        stats = tk.pair_stats(policy, chosen, batch_size=size, progress=False)
+        frames.append(stats.to_frame().set_index("id").loc[[p.id for p in pairs]])
+    for other in frames[1:]:
+        np.testing.assert_allclose(other.to_numpy(float), frames[0].to_numpy(float), rtol=1e-8)
+
+
+@pytest.mark.parametrize("params", ["head", r"layers\.0\.", lambda name, p: "norm" in name])
+def test_parameter_sets_restrict_the_products(params):
+    policy, pair = shapes.policy("llama"), shapes.ragged_pairs()[0]
+    names = list(policy.parameters_in(params))
+    assert 0 < len(names) < len(dict(policy.model.named_parameters()))
+    expected = reference.pair_products(reference.double(policy.model), pair, names)
+    stats = tk.pair_stats(policy, pair, params=params, progress=False)
+    got = [stats.chosen_sq_norm[0], stats.rejected_sq_norm[0], stats.inner[0]]
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    tokens = tk.token_contributions(policy, pair, params=params)
+    total = tokens.with_rejected[tokens.sides == "chosen"].sum()
+    assert total == pytest.approx(expected[2], rel=1e-6)
+
+
+def test_disjoint_parameter_sets_add_up():
+    policy, pair = shapes.policy("llama"), shapes.ragged_pairs()[0]
+    parts = ["lm_head", "embed_tokens", r"model\.(layers|norm)"]
+    inner = [tk.pair_stats(policy, pair, params=p, progress=False).inner[0] for p in parts]
+    assert sum(inner) == pytest.approx(tk.pair_stats(policy, pair, progress=False).inner[0])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_probability_sum_over_the_vocabulary_does_not_change(shape):
+    """T16: Σ_v p_v ∇log p_v = 0 at any position, so no direction changes it."""
+    policy = shapes.policy(shape)
+    pairs = [shapes.encoded(str(v), [5, 9, 3], [v], [7]) for v in range(shapes.VOCAB)]
+    p = torch.stack([r.chosen.exp() for r in tk.per_token_logps(policy, pairs)]).numpy()[:, 0]
+    along = np.array([tk.token_contributions(policy, q).with_rejected[0] for q in pairs])
+    assert p.sum() == pytest.approx(1.0)
+    assert abs(p @ along) < 1e-7 * np.abs(p * along).sum()
+
+
+def test_the_model_is_left_as_it_was():
+    policy = shapes.policy("gpt2")
+    policy.model.train()
+    policy.model.transformer.wpe.weight.requires_grad_(False)
+    policy.model.transformer.h[0].eval()
+    before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
+    modes = [m.training for m in policy.model.modules()]
+    for measure in (tk.pair_stats, tk.token_contributions, tk.token_matrix):
+        measure(policy, shapes.ragged_pairs()[0])
+    assert [m.training for m in policy.model.modules()] == modes
+    for name, p in policy.model.named_parameters():
+        assert torch.equal(p, before[name]) and p.grad is None
+        assert p.requires_grad == ("wpe" not in name)
+
+
+def test_frozen_parameters_are_not_in_all():
+    policy = shapes.policy("gpt2")
+    pair = shapes.ragged_pairs()[0]
+    policy.model.transformer.wpe.weight.requires_grad_(False)
+    names = [n for n, _ in policy.model.named_parameters() if "wpe" not in n]
+    expected = reference.pair_products(reference.double(policy.model), pair, names)
+    assert tk.pair_stats(policy, pair, progress=False).inner[0] == pytest.approx(expected[2])
+
+
+def test_dropout_is_off():
+    policy = shapes.policy("gpt2")
+    policy.model.train()
+    a, b = (tk.pair_stats(policy, shapes.ragged_pairs(), progress=False) for _ in range(2))
+    np.testing.assert_array_equal(a.inner, b.inner)
+
+
+def test_labels_travel_with_the_numbers():
+    policy, pair = shapes.policy("gpt2"), shapes.ragged_pairs()[0]
+    results = [
+        tk.pair_stats(policy, pair, params="head", progress=False),
+        tk.token_contributions(policy, pair, params="head"),
+        tk.token_matrix(policy, pair, params="head"),
+    ]
+    for result in results:
+        attrs = result.to_frame().attrs
+        assert attrs["params"] == "head" and attrs["dtype"] == "float64"
+        assert attrs["model"] == "gpt2" and attrs["optimizer_metric"] == "euclidean"
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [("nothing_like_this", "matches no parameter"), ("(", "regular expression"), (3, "string")],
+)
+def test_a_bad_parameter_set_is_refused(params, message):
+    with pytest.raises(ValueError, match=message):
+        tk.pair_stats(shapes.policy("gpt2"), shapes.ragged_pairs()[0], params=params)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, "8"])
+def test_a_bad_batch_size_is_refused(size):
+    with pytest.raises(ValueError, match="batch_size must be a positive integer"):
+        tk.pair_stats(shapes.policy("gpt2"), shapes.ragged_pairs(), batch_size=size)
+
+
+def test_a_pair_longer_than_the_context_is_named_before_any_work():
+    long = shapes.encoded("too-long", [1] * 60, [2] * 10, [3])
+    with pytest.raises(tk.PairError, match=r"too-long.*70 tokens"):
+        tk.pair_stats(shapes.policy("gpt2"), [shapes.ragged_pairs()[0], long], progress=False)
+
+
+def test_take_and_join_keep_order():
+    policy = shapes.policy("gpt2")
+    stats = tk.pair_stats(policy, shapes.ragged_pairs(), progress=False)
+    again = gradients.concat_stats([stats.take([0, 1]), stats.take([2, 3, 4])])
+    assert again.to_frame().equals(stats.to_frame())
+    other = tk.pair_stats(policy, shapes.ragged_pairs()[0], params="head", progress=False)
+    with pytest.raises(ValueError, match="same labels"):
+        gradients.concat_stats([stats, other])

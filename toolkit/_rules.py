@@ -1,0 +1,248 @@
+"""Per-layer rules: gradient products from a layer's inputs and output gradients alone.
+
+A batch holds rows (responses), chosen and rejected of each pair next to each other. For a row with
+inputs ``A [T, in]`` and output gradients ``D [T, out]`` a linear layer's weight gradient is
+``DᵀA``; its norms and inner products need either that product or the two Gram matrices,
+``Σ (A Aᵀ) ⊙ (D Dᵀ)``, whichever is cheaper. Nothing here keeps a gradient of a whole model.
+
+A rule answers four questions: ``products`` (‖·‖² and ⟨·,·⟩ of the two rows of each pair),
+``gradient`` (of one row), ``tangent`` (what moving the parameters along a row's gradient adds to
+the layer's output), and ``gram`` (inner products of many token gradients of two rows).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
+
+CHUNK = 1 << 22  # entries turned to float64 at once
+
+
+class Use(NamedTuple):
+    """What one module saw in one pass: its inputs and the gradients of its outputs."""
+
+    inputs: Tensor  # [rows, T, in], or ids [rows, T]
+    grads: Tensor  # [rows, T, out]
+
+
+class Linear:
+    """``y = x Wᵀ + b``, or ``x W + b`` for GPT-2's Conv1D."""
+
+    def __init__(self, module: nn.Module, names: dict[str, str]):
+        self.weight, self.bias = names.get("weight"), names.get("bias")
+        self.transposed = isinstance(module, Conv1D)
+
+    def products(self, use: Use) -> dict[str, Tensor]:
+        """Return ``[pairs, 3]`` by parameter name."""
+        found = {}
+        if self.weight:
+            found[self.weight] = _linear_products(*use)
+        if self.bias:
+            found[self.bias] = vector_products(use.grads.sum(1))
+        return found
+
+    def gradient(self, use: Use, row: int) -> dict[str, Tensor]:
+        """Return the gradient of one row by parameter name."""
+        inputs, grads, found = use.inputs[row], use.grads[row], {}
+        if self.weight:
+            found[self.weight] = inputs.T @ grads if self.transposed else grads.T @ inputs
+        if self.bias:
+            found[self.bias] = grads.sum(0)
+        return found
+
+    def tangent(self, use: Use, source: Tensor, inputs: Tensor) -> Tensor:
+        """Return ``x Gᵀ + b`` with G and b the gradients of row ``source[i]``, without making G."""
+        length, width, height = *use.inputs.shape[1:], use.grads.shape[2]
+        moved = inputs.new_zeros(*inputs.shape[:2], height)
+        if self.weight and 2 * length * (width + height) < 3 * width * height:
+            moved = (inputs @ use.inputs[source].mT) @ use.grads[source]
+        elif self.weight:
+            moved = inputs @ (use.inputs.mT @ use.grads)[source]
+        return moved + use.grads[source].sum(1, keepdim=True) if self.bias else moved
+
+    def gram(self, a: Use, b: Use) -> Tensor:
+        """Return ``Σ (A Aᵀ) ⊙ (D_i D_jᵀ)`` over all tokens i of one row and j of another."""
+        total = torch.zeros(len(a.grads), len(b.grads), dtype=torch.float64)
+        if self.weight:
+            total += flat_products(a.grads, (a.inputs @ b.inputs.T) @ b.grads)
+        if self.bias:
+            total += flat_products(a.grads.sum(1), b.grads.sum(1))
+        return total
+
+
+class Embedding:
+    """``y = scale · E[id]``; the row of ``padding_idx`` gets no gradient."""
+
+    def __init__(self, module: nn.Embedding, names: dict[str, str]):
+        self.weight, self.padding = names["weight"], module.padding_idx
+        self.size = module.num_embeddings
+        self.scale = float(getattr(module, "embed_scale", 1.0))
+
+    def scaled(self, ids: Tensor, grads: Tensor) -> Tensor:
+        """Return what each occurrence of an id adds to its row of the matrix."""
+        grads = grads * self.scale
+        return grads if self.padding is None else grads * (ids != self.padding)[..., None]
+
+    def products(self, use: Use) -> dict[str, Tensor]:
+        """Return ``[pairs, 3]`` by parameter name."""
+        grads, found = self.scaled(*use), []
+        for row in range(0, len(grads), 2):
+            unique, where = use.inputs[row : row + 2].unique(return_inverse=True)
+            sums = grads.new_zeros(2, len(unique), grads.shape[-1])
+            for side in range(2):
+                sums[side].index_add_(0, where[side], grads[row + side])
+            found.append(vector_products(sums.flatten(1)))
+        return {self.weight: torch.cat(found)}
+
+    def gradient(self, use: Use, row: int) -> dict[str, Tensor]:
+        """Return the gradient of one row by parameter name."""
+        grads = self.scaled(*use)[row]
+        full = grads.new_zeros(self.size, grads.shape[-1])
+        return {self.weight: full.index_add_(0, use.inputs[row], grads)}
+
+    def tangent(self, use: Use, source: Tensor, inputs: Tensor) -> Tensor:
+        """Return the rows of the gradient of row ``source[i]`` that the ids look up, scaled."""
+        grads, same = self.scaled(*use), use.inputs[source][:, None] == inputs[..., None]
+        return same.to(grads.dtype) @ grads[source] * self.scale
+
+    def gram(self, a: Use, b: Use) -> Tensor:
+        """Return the inner products of all token gradients of one row with those of another."""
+        same = (a.inputs[:, None] == b.inputs).to(a.grads.dtype)
+        return flat_products(self.scaled(*a), same @ self.scaled(*b))
+
+
+class Norm:
+    """A layer affine in a vector weight (LayerNorm, RMSNorm): ``∂y/∂w = f(x; 1) − f(x; 0)``."""
+
+    def __init__(self, module: nn.Module, names: dict[str, str]):
+        self.module, self.weight, self.bias = module, names.get("weight"), names.get("bias")
+
+    def normed(self, inputs: Tensor) -> Tensor:
+        """Return ``∂y/∂w`` at each entry of the output."""
+        shape = self.module.weight
+        fills = torch.ones_like(shape), torch.zeros_like(shape)
+        with torch.no_grad():
+            one, zero = (functional_call(self.module, {"weight": w}, (inputs,)) for w in fills)
+        return one - zero
+
+    def vectors(self, use: Use) -> dict[str, Tensor]:
+        """Return the gradient of every row, ``[rows, n]``, by parameter name."""
+        found = {}
+        if self.weight:
+            found[self.weight] = (use.grads * self.normed(use.inputs)).flatten(1, -2).sum(1)
+        if self.bias:
+            found[self.bias] = use.grads.flatten(1, -2).sum(1)
+        return found
+
+    def products(self, use: Use) -> dict[str, Tensor]:
+        """Return ``[pairs, 3]`` by parameter name."""
+        return {name: vector_products(rows) for name, rows in self.vectors(use).items()}
+
+    def gradient(self, use: Use, row: int) -> dict[str, Tensor]:
+        """Return the gradient of one row by parameter name."""
+        return {name: rows[row] for name, rows in self.vectors(use).items()}
+
+    def tangent(self, use: Use, source: Tensor, inputs: Tensor) -> Tensor:
+        """Return ``(∂y/∂w) v + v_bias`` with v the gradient of row ``source[i]``."""
+        shape = (len(source), *[1] * (inputs.dim() - 2), -1)
+        rows, moved = self.vectors(use), torch.zeros_like(inputs)
+        if self.weight:
+            moved = moved + self.normed(inputs) * rows[self.weight][source].view(shape)
+        return moved + rows[self.bias][source].view(shape) if self.bias else moved
+
+    def gram(self, a: Use, b: Use) -> Tensor:
+        """Return the inner products of all token gradients of one row with those of another."""
+        left, right = self.vectors(a), self.vectors(b)
+        return sum(flat_products(left[name], right[name]) for name in left)
+
+
+Rule = Linear | Embedding | Norm
+
+
+def rule_for(module: nn.Module, names: dict[str, str]) -> Rule | None:
+    """Return the rule of a module whose own selected parameters are ``names``, if it has one."""
+    kind = type(module)
+    if kind.forward in (nn.Linear.forward, Conv1D.forward):
+        return Linear(module, names)
+    if isinstance(module, nn.Embedding):
+        plain = not (module.scale_grad_by_freq or module.sparse) and module.max_norm is None
+        return Embedding(module, names) if plain else None
+    own = dict(module.named_parameters(recurse=False))
+    affine = "weight" in own and all(p.dim() == 1 for p in own.values())
+    if kind.__name__.endswith("Norm") and affine and set(names) <= {"weight", "bias"}:
+        return Norm(module, names)
+    return None
+
+
+def tied_products(head: Use, embedding: Use, rule: Embedding) -> Tensor:
+    """Return the cross terms that a tied matrix adds to the products of its two uses.
+
+    ``g_head = Σ_t D_t h_tᵀ`` and the embedding adds ``e_s`` to row ``id_s``, so that
+    ``⟨g_head, g_embedding⟩ = Σ_ts D_t[id_s]·⟨h_t, e_s⟩``.
+
+    Args:
+        head: The head's inputs, and its output gradients at the ids of both rows of the pair,
+            ``grads[row, side]`` of shape ``[kept, T]``.
+        embedding: The embedding's ids and output gradients.
+        rule: The embedding's rule.
+
+    Returns:
+        ``[pairs, 3]``.
+    """
+    sums = rule.scaled(*embedding)
+    cross = torch.zeros(len(sums), 2, dtype=torch.float64)
+    for row in range(len(sums)):
+        for side in range(2):
+            other = sums[row // 2 * 2 + side]
+            terms = head.grads[row, side] * (head.inputs[row] @ other.T)
+            cross[row, side] = terms.sum(dtype=torch.float64)
+    a, b = cross[::2], cross[1::2]
+    return torch.stack([2 * a[:, 0], 2 * b[:, 1], a[:, 1] + b[:, 0]], 1)
+
+
+def vector_products(rows: Tensor) -> Tensor:
+    """Return ``[pairs, 3]`` for neighbouring rows of ``[rows, n]``."""
+    return torch.stack([tensor_products(*rows[i : i + 2]) for i in range(0, len(rows), 2)])
+
+
+def tensor_products(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Return ‖a‖², ‖b‖², ⟨a, b⟩ of two equally shaped tensors."""
+    return torch.stack([dot(chosen, chosen), dot(rejected, rejected), dot(chosen, rejected)])
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return ⟨a, b⟩: short float32 dots (one a row), summed in float64."""
+    width = a.shape[-1] if a.dim() > 1 else len(a)
+    if width <= 1 << 12:
+        rows = torch.linalg.vecdot(a.reshape(-1, width), b.reshape(-1, width))
+        return rows.sum(dtype=torch.float64).cpu()
+    parts = zip(a.flatten().split(CHUNK), b.flatten().split(CHUNK), strict=True)
+    return sum(x.double() @ y.double() for x, y in parts).cpu()
+
+
+def flat_products(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``[len(a), len(b)]`` inner products of everything behind the first dimension."""
+    a, b = a.flatten(1), b.flatten(1)
+    spans = zip(a.split(1 << 16, 1), b.split(1 << 16, 1), strict=True)
+    return sum((x @ y.T).double() for x, y in spans).cpu()
+
+
+def _linear_products(inputs: Tensor, grads: Tensor) -> Tensor:
+    length, width, height = *inputs.shape[1:], grads.shape[2]
+    if 3 * length * (width + height) < 2 * width * height:
+        return _gram_products(inputs, grads)
+    rows = range(0, len(inputs), 2)
+    return torch.stack(
+        [tensor_products(*(grads[i].T @ inputs[i] for i in (row, row + 1))) for row in rows]
+    )
+
+
+def _gram_products(inputs: Tensor, grads: Tensor) -> Tensor:
+    a, b, d, e = inputs[::2], inputs[1::2], grads[::2], grads[1::2]
+    sides = ((a, a, d, d), (b, b, e, e), (a, b, d, e))
+    terms = [(x @ y.mT).mul_(u @ v.mT) for x, y, u, v in sides]
+    return torch.stack([t.sum((1, 2), dtype=torch.float64) for t in terms], 1).cpu()
