@@ -1,0 +1,547 @@
+"""The pictures say what the numbers say, escape what they show, and leave no trace behind."""
+
+import doctest
+import math
+import time
+from html.parser import HTMLParser
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backend_bases import MouseEvent
+
+from toolkit import _entanglement_map, _numbers_table, _palette, _token_heatmap, _token_html, plots
+
+NASTY = [
+    "<script>alert(1)</script>",
+    " \"quoted\" & 'single'",
+    "</td></table>",
+    "\x1b[31mred",
+    "\u202eevil",
+    "\u200b",
+    "שלום",
+    "😀",
+    "$x_{$",
+    "",
+]
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def pairs_frame(n=40, seed=0):
+    """Entanglement rows from random norms, cosines and weights, by the formulas of the paper."""
+    rng = np.random.default_rng(seed)
+    cosine = rng.uniform(-0.9, 0.99, n)
+    norm_c, norm_r = np.exp(rng.normal(0, 0.5, (2, n)))
+    d_c, d_r = np.exp(rng.normal(-2, 0.5, (2, n)))
+    inner = cosine * norm_c * norm_r
+    chosen = d_c * norm_c**2 - d_r * inner
+    rejected = d_c * inner - d_r * norm_r**2
+    regime = np.select(
+        [(chosen > 0) & (rejected < 0), (chosen <= 0) & (rejected < 0), chosen > 0],
+        ["ideal", "both_down", "both_up"],
+        "reversed",
+    )
+    return pd.DataFrame(
+        {
+            "id": [f"pair {k}" for k in range(n)],
+            "cosine": cosine,
+            "d_chosen": d_c,
+            "d_rejected": d_r,
+            "band_center": norm_r / norm_c,
+            "predicted_chosen_delta": chosen,
+            "predicted_rejected_delta": rejected,
+            "regime": regime,
+            "topic": [("film", "story")[k % 2] for k in range(n)],
+            "ches": rng.normal(size=n),
+            "ln_ches": rng.normal(size=n),
+            "chosen_length": rng.integers(1, 30, n),
+            "rejected_length": rng.integers(1, 30, n),
+        }
+    )
+
+
+def strip_frame(chosen, rejected, **columns):
+    sides = ["chosen"] * len(chosen) + ["rejected"] * len(rejected)
+    frame = pd.DataFrame({"pair_id": "p", "side": sides, "token": [*chosen, *rejected]})
+    frame["position"] = [*range(len(chosen)), *range(len(rejected))]
+    frame["predicted_delta"] = np.linspace(-1, 1, len(frame))
+    return frame.assign(**columns)
+
+
+def matrix_frame(chosen, rejected, seed=0):
+    tokens = [("chosen", k, t) for k, t in enumerate(chosen)]
+    tokens += [("rejected", k, t) for k, t in enumerate(rejected)]
+    vectors = np.random.default_rng(seed).normal(size=(len(tokens), 6))
+    inner = vectors @ vectors.T
+    norms = np.sqrt(np.diag(inner))
+    names = [f"{name}_{k}" for k in "ij" for name in ("side", "position", "token")]
+    rows = [
+        (*a, *b, inner[i, j], inner[i, j] / norms[i] / norms[j])
+        for i, a in enumerate(tokens)
+        for j, b in enumerate(tokens)
+    ]
+    return pd.DataFrame(rows, columns=[*names, "inner", "cosine"])
+
+
+FIGURES = [
+    (plots.entanglement_map, pairs_frame, {}),
+    (plots.entanglement_map, pairs_frame, {"hue": "topic", "picked": "pair 3"}),
+    (plots.entanglement_map, pairs_frame, {"hue": "chosen_length", "ylim": 0.6}),
+    (plots.delta_plane, pairs_frame, {"picked": "pair 3"}),
+    (plots.predicted_bars, pairs_frame, {}),
+    (plots.ches_scatter, pairs_frame, {"hue": "regime"}),
+    (plots.ches_scatter, pairs_frame, {"hue": "topic"}),
+    (plots.length_confound, pairs_frame, {}),
+    (lambda f, **k: plots.hist_by(f, "cosine", **k), pairs_frame, {}),
+    (lambda f, **k: plots.hist_by(f, "cosine", **k), pairs_frame, {"by": "topic"}),
+    (plots.token_heatmap, lambda: matrix_frame("abc", "abd"), {"values": "inner"}),
+]
+
+
+def artist(ax, gid):
+    return next(found for found in ax.get_children() if found.get_gid() == gid)
+
+
+@pytest.mark.parametrize(("draw", "make", "options"), FIGURES)
+def test_figures_return_axes_and_leave_no_trace(draw, make, options):
+    """Catches a figure left open, a global style, a changed frame, or an ignored ``ax``."""
+    frame = make()
+    frame.attrs = {"model": "$x_{$", "params": "all", "append_eos": True}
+    before, style = frame.copy(), dict(plt.rcParams)
+    ax = draw(frame, **options)
+    assert isinstance(ax, plt.Axes) and len(plt.get_fignums()) == 1
+    given = plt.subplots()[1]
+    assert draw(frame, **options, ax=given) is given and len(plt.get_fignums()) == 2
+    ax.figure.canvas.draw()
+    assert dict(plt.rcParams) == style
+    pd.testing.assert_frame_equal(frame, before)
+    text = artist(ax, "caption")
+    assert "EOS\xa0appended:\xa0yes" in text.get_text()
+    box, page = text.get_window_extent(), ax.figure.bbox
+    assert box.y0 >= page.y0 and box.x0 >= page.x0 and box.x1 <= page.x1
+    assert not box.overlaps(ax.xaxis.label.get_window_extent())
+
+
+@pytest.mark.parametrize(("draw", "make", "options"), FIGURES)
+def test_figures_name_what_is_missing(draw, make, options):
+    frame = make()
+    with pytest.raises(ValueError, match="no rows"):
+        draw(frame.iloc[:0], **options)
+    with pytest.raises(ValueError, match=r"lacks the column\(s\).*it has \['unrelated'\]"):
+        draw(pd.DataFrame({"unrelated": [1]}), **options)
+    with pytest.raises(ValueError, match="DataFrame, got list"):
+        draw([1, 2], **options)
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(("draw", "make", "options"), FIGURES[:1] + FIGURES[4:10])
+def test_one_row_is_enough(draw, make, options):
+    draw(make().iloc[[0]], **options).figure.canvas.draw()
+
+
+# --- the entanglement map --------------------------------------------------------------------
+
+
+def test_regions_agree_with_the_band_inequality():
+    """Catches a region drawn with the wrong sign: each point lies in the region of its regime."""
+    frame = pairs_frame(400, seed=1)
+    ax = plots.entanglement_map(frame)
+    points = artist(ax, "pairs").get_offsets()
+    inside = {
+        name: artist(ax, f"region-{name}").get_paths()[0].contains_points(points)
+        for name in ("ideal", "both_down", "both_up")
+    }
+    ratio = frame.d_chosen / frame.d_rejected
+    low, high = frame.cosine * frame.band_center, frame.band_center / frame.cosine
+    ideal = (frame.cosine <= 0) | ((low < ratio) & (ratio < high))
+    assert (inside["ideal"] == ideal).all()
+    assert set(frame.regime) == {"ideal", "both_down", "both_up"}
+    for name, within in inside.items():
+        assert (within == (frame.regime == name)).all(), name
+        assert f"   {int(within.sum())}" in artist(ax, f"label-{name}").get_text()
+
+
+def test_map_height_is_log_of_weight_and_norm_ratio():
+    frame = pairs_frame(3)
+    frame.loc[0, ["d_chosen", "d_rejected", "band_center"]] = [0.2, 0.1, 0.5]
+    ax = plots.entanglement_map(frame)
+    assert artist(ax, "pairs").get_offsets()[0][1] == pytest.approx(math.log(4))
+    low, high = ax.get_ylim()
+    assert low == -high
+
+
+@pytest.mark.parametrize("cosine", [0.9, 0.5, -0.4])
+def test_map_shows_the_band_at_the_points(cosine):
+    """Catches a scale so wide or so narrow that no edge of the band is in sight."""
+    frame = pairs_frame(5).assign(cosine=cosine, d_chosen=0.1, d_rejected=0.1, band_center=1.001)
+    limit = plots.entanglement_map(frame).get_ylim()[1]
+    edge = -math.log(cosine) if cosine > 0 else 0.7
+    assert 1.2 * edge < limit < 4 * edge
+
+
+def test_pick_event_index_is_the_row_of_the_frame():
+    """Catches points regrouped by regime, which would pick the wrong pair."""
+    frame = pairs_frame(30, seed=2)
+    frame.loc[4, "d_chosen"] = -0.1
+    frame.index = frame.index[::-1]
+    ax = plots.entanglement_map(frame)
+    ax.figure.canvas.draw()
+    points = artist(ax, "pairs")
+    assert points.pickable()
+    for row in (0, 5, 17, 29):
+        place = ax.transData.transform([frame.cosine.iloc[row], points.get_offsets()[row][1]])
+        event = MouseEvent("button_press_event", ax.figure.canvas, *place, button=1)
+        hit, details = points.contains(event)
+        assert hit and row in details["ind"] and 4 not in details["ind"]
+
+
+def test_negative_weights_and_zero_gradients_are_left_out_and_counted():
+    frame = pairs_frame(6)
+    frame.loc[[0, 1], ["d_chosen", "regime"]] = [-0.1, "reversed"]
+    frame.loc[2, ["cosine", "band_center"]] = np.nan
+    ax = plots.entanglement_map(frame, picked="pair 1")
+    note = artist(ax, "note").get_text()
+    assert "2 pairs with a loss weight ≤ 0 not shown" in note
+    assert "1 pair with no cosine" in note and "picked pair is one of them" in note
+    assert not artist(ax, "ring").get_visible()
+    assert np.isnan(np.ma.filled(artist(ax, "pairs").get_offsets(), np.nan)[:3]).any(axis=1).all()
+
+
+def test_update_moves_points_and_ring_but_no_limits():
+    frame = pairs_frame(20)
+    ax = plots.entanglement_map(frame, picked="pair 2", ylim=2)
+    children, limits = len(ax.get_children()), ax.get_ylim()
+    moved = frame.assign(d_chosen=frame.d_chosen * 100)
+    assert plots.update_entanglement_map(ax, moved, picked="pair 5") is ax
+    assert len(ax.get_children()) == children and ax.get_ylim() == limits
+    fresh = plots.entanglement_map(moved, picked="pair 5", ylim=2)
+    for gid in ("pairs", "ring"):
+        ours, theirs = artist(ax, gid), artist(fresh, gid)
+        np.testing.assert_allclose(ours.get_offsets(), theirs.get_offsets())
+    assert "20 pairs beyond the map" in artist(ax, "note").get_text()
+    assert artist(ax, "name").get_text() == "pair 5"
+    plots.update_entanglement_map(ax, moved.iloc[:3])
+    assert len(artist(ax, "pairs").get_offsets()) == 3 and not artist(ax, "ring").get_visible()
+
+
+def test_map_refuses_what_it_cannot_draw():
+    frame = pairs_frame(3)
+    with pytest.raises(ValueError, match="picked='nobody'"):
+        plots.entanglement_map(frame, picked="nobody")
+    with pytest.raises(ValueError, match="ylim must be a positive"):
+        plots.entanglement_map(frame, ylim=-1)
+    with pytest.raises(ValueError, match="Axes that entanglement_map returned"):
+        plots.update_entanglement_map(plt.subplots()[1], frame)
+    many = pairs_frame(12)
+    with pytest.raises(ValueError, match="at most 8 groups"):
+        plots.entanglement_map(many.assign(topic=many.id), hue="topic")
+
+
+def test_ten_thousand_pairs_are_quick():
+    frame = pairs_frame(10_000)
+    start = time.perf_counter()
+    ax = plots.entanglement_map(frame)
+    plots.update_entanglement_map(ax, frame, picked="pair 77")
+    plots.ches_scatter(frame)
+    plots.predicted_bars(frame)
+    assert time.perf_counter() - start < 5
+
+
+# --- the heatmap -----------------------------------------------------------------------------
+
+
+def test_heatmap_keys_are_positions_so_repeated_tokens_stay_apart():
+    frame = matrix_frame([" the", " the", " the"], [" the", " the"])
+    ax = plots.token_heatmap(frame.sample(frac=1, random_state=0))
+    wanted = frame[(frame.side_i == "chosen") & (frame.side_j == "rejected")].cosine
+    np.testing.assert_allclose(ax.images[0].get_array(), wanted.to_numpy().reshape(3, 2))
+    labels = [text.get_text() for text in ax.get_yticklabels()]
+    assert labels == ["␣the₀", "␣the₁", "␣the₂"]
+    whole = plots.token_heatmap(frame, block="all")
+    np.testing.assert_allclose(whole.images[0].get_array(), frame.cosine.to_numpy().reshape(5, 5))
+    assert sorted(line.get_xdata()[0] for line in whole.lines if line.get_xdata()[0] > 1) == [2.5]
+
+
+def test_heatmap_limits_are_symmetric_and_robust():
+    """Catches one huge product washing the map out, or a centre that is not zero."""
+    frame = matrix_frame("abcdefgh", "abcdefgh")
+    assert plots.token_heatmap(frame).images[0].get_clim() == (-1, 1)
+    frame.loc[frame.position_i.eq(0) & frame.position_j.eq(1), "inner"] = -1e9
+    image = plots.token_heatmap(frame, values="inner").images[0]
+    low, high = image.get_clim()
+    assert low == -high and high < 1e3
+    assert image.colorbar.extend in ("both", "min")
+    neutral = image.cmap(image.norm(0.0))[:3]
+    np.testing.assert_allclose(neutral, [0xF7 / 255] * 3, atol=0.01)
+
+
+def test_heatmap_numbers_only_where_they_fit_and_nan_is_said():
+    small = matrix_frame("ab", "cd")
+    small["cosine"] = small["cosine"].where(small.index != 2)
+    assert "n/a" in [text.get_text() for text in plots.token_heatmap(small).texts]
+    long = matrix_frame("a" * 60, "b" * 50)
+    ax = plots.token_heatmap(long)
+    assert len(ax.texts) == 1 and len(ax.get_yticks()) <= 40
+    with pytest.raises(ValueError, match="block must be one of"):
+        plots.token_heatmap(small, block="everything")
+    with pytest.raises(ValueError, match="one pair's frame"):
+        plots.token_heatmap(pd.concat([small, matrix_frame("xy", "zw")]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_figures_draw_any_token_id_and_group():
+    """Catches mathtext in ``$``, missing glyphs, and control characters in labels."""
+    plots.token_heatmap(matrix_frame(NASTY, NASTY)).figure.canvas.draw()
+    frame = pairs_frame(len(NASTY)).assign(id=NASTY)
+    plots.entanglement_map(frame, picked="$x_{$").figure.canvas.draw()
+    plots.predicted_bars(frame).figure.canvas.draw()
+    plots.ches_scatter(frame.iloc[:8].assign(group=NASTY[:8]), hue="group").figure.canvas.draw()
+
+
+# --- other figures ---------------------------------------------------------------------------
+
+
+def test_spearman_is_the_rank_correlation_and_says_what_was_left_out():
+    frame = pd.DataFrame(
+        {"ln_ches": [1, 2, 3, 4, np.nan], "predicted_chosen_delta": [9, 7, 8, 1, 0]}
+    )
+    title = plots.ches_scatter(frame).get_title(loc="left")
+    assert title == "Spearman ρ = −0.80   (n = 4, 1 without a finite value left out)"
+    frame["ln_ches"] = 1.0
+    assert "undefined" in plots.ches_scatter(frame).get_title(loc="left")
+
+
+def test_delta_plane_is_symmetric_and_counts_what_lies_beyond():
+    ax = plots.delta_plane(pairs_frame(100), limit=1e-3)
+    assert ax.get_xlim() == (-1e-3, 1e-3) == ax.get_ylim()
+    assert "beyond the plane" in ax.get_title(loc="left")
+
+
+def test_every_regime_is_drawn():
+    """Catches a regime without a marker: such pairs would vanish or fail."""
+    frame = pairs_frame(5).assign(regime=["ideal", "both_down", "both_up", "reversed", "unchanged"])
+    drawn = [
+        len(c.get_offsets()) for c in plots.delta_plane(frame).collections if c.get_zorder() == 4
+    ]
+    assert sum(drawn) == 5
+    plots.ches_scatter(frame, hue="regime").figure.canvas.draw()
+    plots.entanglement_map(frame).figure.canvas.draw()
+    assert set(frame.regime) == set(_palette.REGIME_WORDS)
+
+
+def test_caption_holds_the_labels_and_the_loss():
+    frame = pairs_frame(1)
+    frame.attrs = {"model": "tiny", "params": "all", "append_eos": False, "loss": "dpo", "lr": 0.1}
+    frame.attrs |= {"margin_gap": 0.00123, "other": 3}
+    wanted = "tiny · parameters: all · EOS appended: no · loss: dpo · lr: 0.1 · margin gap: 0.0012"
+    assert plots.caption(frame) == wanted and plots.caption(pairs_frame(1)) == ""
+
+
+def test_groups_keep_their_names_apart_when_shortened():
+    """Catches two long names that shorten to the same text becoming one group."""
+    long = "a very long name that is cut somewhere "
+    frame = pairs_frame(10).assign(topic=[long + str(k % 2) for k in range(10)])
+    labels = plots.hist_by(frame, "cosine", by="topic").get_yticklabels()
+    assert len(labels) == 2 and all("n = 5" in label.get_text() for label in labels)
+
+
+# --- HTML ------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Reads strips back: rows of (text, title, style), and every tag that was used."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.rows, self.open, self.attributes = set(), [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.open.append(tag)
+        self.attributes += [name for name, _ in attrs]
+        attrs = dict(attrs)
+        if tag == "tr":
+            self.rows.append([])
+        if tag == "td":
+            self.rows[-1].append({"text": "", "number": "", **attrs})
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, "tags must nest"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "small") and self.rows:
+            self.rows[-1][-1]["text" if self.open[-1] == "td" else "number"] += data
+
+
+ALLOWED = {"div", "style", "span", "table", "thead", "tbody", "tr", "th", "td", "small"}
+ATTRIBUTES = {"class", "style", "role", "tabindex", "dir", "title", "scope", "colspan"}
+ATTRIBUTES |= {"aria-label", "aria-hidden"}
+
+
+@pytest.mark.parametrize("token", NASTY)
+def test_any_text_is_inert_and_survives(token):
+    """Catches an unescaped token, id, label or column anywhere in the HTML."""
+    frame = strip_frame([token, "b"], [token, "c"], pair_id=token)
+    frame.attrs = {"model": token, "ref": token}
+    prompt = pd.DataFrame({"position": [0], "token": [token], token: [1.0], "margin": [0.1]})
+    prompt.attrs = frame.attrs
+    numbers = pd.DataFrame({"id": [token], "cosine": [0.5], "regime": [token]})
+    numbers.attrs = frame.attrs
+    for html in (
+        plots.token_strip_html(frame),
+        plots.prompt_strip_html(prompt, value=token),
+        plots.numbers_table(numbers),
+    ):
+        page = Page(html)
+        assert page.tags <= ALLOWED and not page.open
+        assert set(page.attributes) <= ATTRIBUTES
+        assert not set(html) & set("\x1b\u202e\u200b")
+    first = Page(plots.token_strip_html(frame)).rows[0][0]
+    assert first["text"] == _palette.visible_token(token)
+    assert _palette.visible_token(token) in first["title"]
+
+
+def test_visible_token_shows_what_cannot_be_seen():
+    shown = _palette.visible_token
+    assert [shown(t) for t in (" a", "a ", "a b", "a  b", "\n", "\t", "\u200d", "\xa0")] == [
+        "␠a", "a␠", "a b", "a␠␠b", "↵", "⇥", "\\u200d", "\\xa0",
+    ]  # fmt: skip
+    assert shown("\u0301e") == "◌\u0301e" and shown("") == "∅" and shown("\ud800") == "\\ud800"
+    assert shown("你好😀") == "你好😀"
+
+
+def test_shared_prefix_and_suffix_stand_in_the_same_columns():
+    chosen, rejected = list("xyxABzz"), list("xyxCzz")
+    columns = _token_html.align_tokens(chosen, rejected)
+    assert columns[:3] == [(0, 0), (1, 1), (2, 2)] and columns[-2:] == [(5, 4), (6, 5)]
+    assert [i for i, _ in columns if i is not None] == list(range(7))
+    assert [j for _, j in columns if j is not None] == list(range(6))
+    top, bottom = Page(plots.token_strip_html(strip_frame(chosen, rejected))).rows
+    assert len(top) == len(bottom) == len(columns)
+    for column, (i, j) in enumerate(columns):
+        assert top[column]["text"] == ("" if i is None else chosen[i])
+        assert bottom[column]["text"] == ("" if j is None else rejected[j])
+        same = None not in (i, j) and chosen[i] == rejected[j]
+        outlined = "border" in top[column].get("style", "")
+        assert outlined == (not same and i is not None)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_alignment_keeps_order_and_never_pairs_across_a_shared_end(seed):
+    rng = np.random.default_rng(seed)
+    a, b = (list(rng.choice(list("ab"), rng.integers(0, 12))) for _ in range(2))
+    columns = _token_html.align_tokens(a, b)
+    assert [i for i, _ in columns if i is not None] == list(range(len(a)))
+    assert [j for _, j in columns if j is not None] == list(range(len(b)))
+    for k, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            break
+        assert columns[k] == (k, k)
+
+
+def test_long_responses_wrap_both_strips_together():
+    tokens = [f" word{k}" for k in range(60)]
+    rows = Page(plots.token_strip_html(strip_frame(tokens, tokens), width=80)).rows
+    assert len(rows) > 4 and len(rows) % 2 == 0
+    for top, bottom in zip(rows[::2], rows[1::2], strict=True):
+        assert [cell["text"] for cell in top] == [cell["text"] for cell in bottom]
+        assert sum(len(cell["text"]) for cell in top) <= 80
+
+
+def test_multi_byte_pieces_share_a_box_and_repeated_tokens_do_not():
+    frame = strip_frame(["\ufffd", "\ufffd", " the", " the"], [" the"])
+    frame["predicted_delta"] = [0.25, 0.5, 0.1, 0.1, 0.2]
+    top = Page(plots.token_strip_html(frame)).rows[0]
+    assert [cell["text"] for cell in top] == ["\ufffd\ufffd", "␠the", "␠the"]
+    assert top[0]["number"] == "+0.75" and "chosen 0–1 " in top[0]["title"]
+
+
+def test_boxes_can_be_reached_and_read_without_colour():
+    html = plots.token_strip_html(strip_frame(["a", "b"], ["a", "c"]))
+    boxes = [cell for row in Page(html).rows for cell in row]
+    assert all(box["tabindex"] == "0" and box["role"] == "listitem" for box in boxes)
+    assert [box["number"] for box in boxes] == ["−1.00", "−0.33", "+0.33", "+1.00"]
+    assert 'aria-label="chosen tokens"' in html and "falls" in html and "rises" in html
+
+
+def test_given_scale_is_kept_and_clipping_is_said():
+    frame = strip_frame(["a"], ["b"])
+    half = Page(plots.token_strip_html(frame.assign(predicted_delta=[0.5, 0.0]), vmax=1.0))
+    assert _palette.color_of(0.5, 1.0) in half.rows[0][0]["style"]
+    assert "≥ +0.50" in plots.token_strip_html(frame, vmax=0.5)
+    assert "≥" not in plots.token_strip_html(frame)
+    with pytest.raises(ValueError, match="vmax must be a positive"):
+        plots.token_strip_html(frame, vmax=0)
+
+
+def test_nan_and_all_zero_values():
+    frame = strip_frame(["a"], ["b"]).assign(predicted_delta=[np.nan, 0.0])
+    top, bottom = Page(plots.token_strip_html(frame)).rows
+    assert top[0]["number"] == "n/a" and _palette.MISSING in top[0]["style"]
+    assert bottom[0]["number"] == "0.00"
+
+
+@pytest.mark.parametrize("diverging", [True, False])
+def test_text_on_every_strip_colour_has_contrast_of_4_5(diverging):
+    for value in [*np.linspace(-1, 1, 401), math.nan]:
+        color = _palette.color_of(value, 1.0, diverging=diverging)
+        pair = sorted(_palette.luminance(c) for c in (color, _palette.contrast_text(color)))
+        assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, color
+
+
+def test_colours_are_symmetric_around_zero_and_logp_is_not():
+    assert _palette.color_of(0, 3) == "#F7F7F7" == _palette.color_of(0, 3, diverging=False)
+    assert _palette.color_of(9, 3) == _palette.color_of(3, 3) == _palette.DIVERGING[2]
+    frame = strip_frame(["a"], ["b"], logp=[-2.0, -0.1])
+    first = Page(plots.token_strip_html(frame, value="logp")).rows[0][0]
+    assert _palette.SEQUENTIAL[0] in first["style"]
+
+
+def test_html_names_missing_columns_and_asks_which_pair():
+    frame = strip_frame(["a"], ["b"])
+    with pytest.raises(ValueError, match=r"lacks the column\(s\) \['nothing'\]"):
+        plots.token_strip_html(frame, value="nothing")
+    with pytest.raises(ValueError, match="no rows"):
+        plots.token_strip_html(frame.iloc[:0])
+    two = pd.concat([frame, frame.assign(pair_id="q")])
+    with pytest.raises(ValueError, match=r"holds 2 pairs; say picked=, one of \['p', 'q'\]"):
+        plots.token_strip_html(two)
+    assert plots.token_strip_html(two, picked="q") == plots.token_strip_html(frame)
+    with pytest.raises(ValueError, match=r"lacks the column\(s\) \['id'\]"):
+        plots.numbers_table(frame)
+    with pytest.raises(ValueError, match="picked='z' is not in"):
+        plots.numbers_table(pairs_frame(2), picked="z")
+
+
+def test_prompt_strip_shows_the_prompt_alone():
+    frame = pd.DataFrame({"position": [2, 0, 1], "token": [" yes", "Why", "?"]})
+    frame = frame.assign(in_prompt=[False, True, True], margin=[9.0, -0.5, 0.25])
+    (row,) = Page(plots.prompt_strip_html(frame)).rows
+    assert [(cell["text"], cell["number"]) for cell in row] == [("Why", "−0.50"), ("?", "+0.25")]
+
+
+def test_numbers_table_takes_a_row_and_says_regime_in_words():
+    frame = pairs_frame(3)
+    frame.attrs = {"model": "tiny"}
+    html = plots.numbers_table(frame, picked="pair 1")
+    assert _palette.REGIME_WORDS[frame.regime[1]] in html and "tiny" in html
+    assert f"{frame.cosine[1]:.5g}".replace("-", "−") in html
+    assert plots.numbers_table(frame.iloc[1]) == html
+
+
+@pytest.mark.parametrize(
+    "module", [plots, _palette, _token_html, _entanglement_map, _numbers_table, _token_heatmap]
+)
+def test_examples_run(module):
+    assert doctest.testmod(module).failed == 0

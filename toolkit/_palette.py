@@ -1,0 +1,213 @@
+"""What every view shares: colour-blind-safe colours, visible tokens, numbers, words, captions.
+
+No matplotlib, no torch, no other toolkit module.
+"""
+
+import math
+import re
+import unicodedata
+
+import pandas as pd
+
+# Okabe and Ito's palette, told apart under every common colour blindness.
+OKABE_ITO = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#F0E442",
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "purple": "#CC79A7",
+}
+DIVERGING = (OKABE_ITO["vermillion"], "#F7F7F7", OKABE_ITO["blue"])  # falls, no change, rises
+SEQUENTIAL = ("#5B2148", OKABE_ITO["purple"], "#F7F7F7")  # surprising ... certain
+MISSING = "#BDBDBD"
+
+REGIME_WORDS = {
+    "ideal": "chosen rises, rejected falls",
+    "both_down": "both fall",
+    "both_up": "both rise",
+    "reversed": "chosen falls, rejected rises",
+    "unchanged": "neither moves (first order)",
+}
+# column: (what it is, meaning of the low end, meaning of the high end)
+VALUE_WORDS = {
+    "predicted_delta": ("predicted change of each token's log-probability, nats", "falls", "rises"),
+    "with_chosen": (
+        "inner product with the chosen gradient",
+        "raising chosen lowers it",
+        "raising chosen raises it",
+    ),
+    "with_rejected": (
+        "inner product with the rejected gradient",
+        "lowering rejected raises it",
+        "lowering rejected lowers it",
+    ),
+    "logp": ("log-probability of each token, nats", "surprising", "certain"),
+    "chosen": ("contribution to the chosen log-probability, nats", "lowers it", "raises it"),
+    "rejected": ("contribution to the rejected log-probability, nats", "lowers it", "raises it"),
+    "margin": (
+        "contribution to chosen − rejected, nats",
+        "towards rejected",
+        "towards chosen",
+    ),
+}
+_LABELS = {
+    "model": "{}",
+    "params": "parameters: {}",
+    "dtype": "{}",
+    "append_eos": "EOS appended: {}",
+    "token_mask": "mask: {}",
+    "optimizer_metric": "metric: {}",
+    "ref": "reference: {}",
+    "loss": "loss: {}",
+    "lr": "lr: {}",
+    "method": "{}",
+}
+_SIGNS = {"\n": "↵", "\t": "⇥"}
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+
+
+def require(frame, *columns: str) -> None:
+    """Check that ``frame`` is a DataFrame with rows and with these columns.
+
+    Raises:
+        ValueError: naming what is missing, and what was received.
+
+    Example:
+        >>> import pandas as pd
+        >>> require(pd.DataFrame({"id": ["a"]}), "id")
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"frame must be a pandas DataFrame, got {type(frame).__name__}")
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise ValueError(f"frame lacks the column(s) {missing}; it has {list(frame.columns)}")
+    if frame.empty:
+        raise ValueError(f"frame has no rows; it needs at least one with {list(columns)}")
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """One line with the labels that a value means nothing without, from ``frame.attrs``.
+
+    Example:
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame(); frame.attrs = {"model": "gpt2", "params": "all"}
+        >>> caption(frame)
+        'gpt2 · parameters: all'
+    """
+    attrs = frame.attrs
+    texts = {name: str(value) for name, value in attrs.items() if value not in (None, "")}
+    if "append_eos" in texts:
+        texts["append_eos"] = "yes" if attrs["append_eos"] else "no"
+    parts = [words.format(visible_token(texts[name])) for name, words in _LABELS.items()
+             if name in texts]  # fmt: skip
+    parts += [f"{name.replace('_', ' ')}: {attrs[name]:.2g}" for name in attrs
+              if name.endswith("gap")]  # fmt: skip
+    return " · ".join(parts)
+
+
+def visible_token(text: str) -> str:
+    r"""``text`` with its invisible characters made visible; not yet escaped for HTML.
+
+    Spaces at an end or in a run become ␠, newline ↵, tab ⇥; control, formatting (zero-width,
+    direction) and unassigned characters become escapes such as ``\u200b``.
+
+    Example:
+        >>> visible_token(" the"), visible_token("a b\n")
+        ('␠the', 'a b↵')
+    """
+    if not text:
+        return "∅"
+    text = re.sub(r"^ +| +$| {2,}", lambda run: "␠" * len(run[0]), text)
+    if unicodedata.category(text[0]) in ("Mn", "Me"):
+        text = "◌" + text  # a combining mark would sit on the box's edge
+    return "".join(map(_visible_character, text))
+
+
+def _visible_character(char: str) -> str:
+    if char == " " or unicodedata.category(char) not in _HIDDEN:
+        return char
+    return _SIGNS.get(char) or char.encode("unicode_escape", "surrogatepass").decode()
+
+
+def contrast_text(color: str) -> str:
+    """Black or white, whichever reads better on ``color`` (WCAG contrast, always ≥ 4.5).
+
+    Example:
+        >>> contrast_text("#0072B2"), contrast_text("#F7F7F7")
+        ('#FFFFFF', '#000000')
+    """
+    return "#000000" if (luminance(color) + 0.05) ** 2 >= 1.05 * 0.05 else "#FFFFFF"
+
+
+def luminance(color: str) -> float:
+    """Relative luminance (0..1) of a ``#rrggbb`` colour, by WCAG 2.
+
+    Example:
+        >>> round(luminance("#FFFFFF"), 3)
+        1.0
+    """
+    parts = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def color_of(value: float, vmax: float, *, diverging: bool = True) -> str:
+    """The ``#rrggbb`` of ``value`` on a scale −vmax..0..vmax, or −vmax..0 if not diverging.
+
+    Example:
+        >>> color_of(0.0, 1.0), color_of(-1.0, 1.0), color_of(float("nan"), 1.0)
+        ('#F7F7F7', '#D55E00', '#BDBDBD')
+    """
+    if math.isnan(value):
+        return MISSING
+    stops = DIVERGING if diverging else SEQUENTIAL
+    low, width = -vmax, (2 * vmax if diverging else vmax)
+    place = 2 * min(max((value - low) / width, 0.0), 1.0)
+    left = stops[int(place)]
+    right = stops[min(int(place) + 1, 2)]
+    mix = place - int(place)
+    parts = [
+        round(int(left[k : k + 2], 16) * (1 - mix) + int(right[k : k + 2], 16) * mix)
+        for k in (1, 3, 5)
+    ]
+    return "#" + "".join(f"{part:02X}" for part in parts)
+
+
+def power_of_thousand(vmax: float) -> int:
+    """The exponent e, a multiple of 3, that makes ``vmax / 10**e`` short to write.
+
+    Example:
+        >>> power_of_thousand(0.5), power_of_thousand(2.4e-5)
+        (0, -6)
+    """
+    return 0 if vmax == 0 or 0.1 <= vmax < 1000 else 3 * math.floor(math.log10(vmax) / 3)
+
+
+def short_number(value: float, vmax: float) -> str:
+    """``value / 10**power_of_thousand(vmax)``, signed, with the digits that ``vmax`` deserves.
+
+    Example:
+        >>> short_number(-1.23e-5, 2.4e-5)
+        '−12.3'
+    """
+    if math.isnan(value):
+        return "n/a"
+    factor = 10.0 ** power_of_thousand(vmax)
+    digits = 2 if vmax / factor < 10 else 1 if vmax / factor < 100 else 0
+    text = f"{value / factor:+.{digits}f}"
+    return (text.lstrip("+-") if float(text) == 0 else text).replace("-", "−")
+
+
+def unit_text(vmax: float) -> str:
+    """The ``" ×10⁻⁶"`` that belongs to `short_number`, or nothing.
+
+    Example:
+        >>> unit_text(2.4e-5)
+        ' ×10⁻⁶'
+    """
+    power = power_of_thousand(vmax)
+    digits = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f" ×10{digits}" if power else ""
