@@ -43,6 +43,7 @@ PART_OF = {
     "_passes": "gradients",
     "_tangents": "gradients",
     "_token_gram": "gradients",
+    "_response_gram": "gradients",
     "_autograd": "gradients",
     "_palette": "plots",
     "_token_html": "plots",

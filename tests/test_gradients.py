@@ -256,3 +256,64 @@ def test_take_and_join_keep_order():
     other = tk.pair_stats(policy, shapes.ragged_pairs()[0], params="head", progress=False)
     with pytest.raises(ValueError, match="same labels"):
         gradients.concat_stats([stats, other])
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 20_000])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gram_equals_the_oracle(shape, memory):
+    """Every pair of responses, whatever the number of passes the memory bound asks for."""
+    policy, pairs = shapes.policy(shape, torch.float32), shapes.ragged_pairs()
+    twin = reference.double(policy.model)
+    every = torch.stack([g.sum(0) for p in pairs for g in reference.pair_token_gradients(twin, p)])
+    kernel = tk.gram(policy, pairs, memory=memory, batch_size=2, progress=False)
+    norms = every.norm(dim=1).numpy()
+    error = np.abs(kernel.matrix - (every @ every.T).numpy())
+    assert np.all(error <= 2e-6 * np.outer(norms, norms))
+    assert kernel.ids[2:4] == [pairs[1].id] * 2 and list(kernel.sides[:2]) == ["chosen", "rejected"]
+    assert kernel.relative_error == 0
+
+
+def test_gram_holds_the_pair_statistics():
+    policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()
+    kernel, stats = tk.gram(policy, pairs, progress=False), tk.pair_stats(policy, pairs)
+    np.testing.assert_allclose(np.diag(kernel.matrix)[::2], stats.chosen_sq_norm, rtol=1e-9)
+    np.testing.assert_allclose(np.diag(kernel.matrix, 1)[::2], stats.inner, rtol=1e-9)
+
+
+def test_projection_keeps_the_diagonal_and_its_stated_error():
+    policy, pairs = shapes.policy("llama"), shapes.ragged_pairs()
+    exact = tk.gram(policy, pairs, progress=False)
+    guess = tk.gram(policy, pairs, projection=2000, progress=False)
+    again = tk.gram(policy, pairs, projection=2000, memory=50_000, progress=False)
+    np.testing.assert_allclose(np.diag(guess.matrix), np.diag(exact.matrix), rtol=1e-9)
+    off = ~np.eye(len(exact.ids), dtype=bool)
+    error = (guess.cosine - exact.cosine)[off]
+    assert 0 < np.sqrt((error**2).mean()) < 2 * guess.relative_error
+    assert guess.relative_error == pytest.approx(2000**-0.5)
+    assert np.abs(again.cosine - exact.cosine).max() < 6 * guess.relative_error
+
+
+@pytest.mark.parametrize("options", [{"memory": 0}, {"projection": 0}, {"projection": 1.5}])
+def test_bad_gram_options_are_refused(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be a positive"):
+        tk.gram(shapes.policy("gpt2"), shapes.ragged_pairs(), **options)
+
+
+@pytest.mark.parametrize("by", ["layer", "kind", "parameter"])
+def test_parts_sum_to_the_pair(by):
+    policy, pairs = shapes.policy("llama"), shapes.ragged_pairs()
+    stats = tk.pair_stats(policy, pairs, progress=False)
+    parts = stats.split(by)
+    sums = parts.groupby("id")[["chosen_sq_norm", "rejected_sq_norm", "inner"]].sum()
+    whole = stats.to_frame().set_index("id")
+    np.testing.assert_allclose(sums, whole.loc[sums.index, sums.columns], rtol=1e-9)
+    if by == "layer":
+        assert {"block 0", "block 1", "lm_head"} <= set(parts["part"])
+        only = tk.pair_stats(policy, pairs, params=r"layers\.1\.", progress=False)
+        got = parts[parts["part"] == "block 1"].set_index("id").loc[only.ids, "inner"]
+        np.testing.assert_allclose(got, only.inner, rtol=1e-9)
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(ValueError, match="allowed: 'layer', 'kind', 'parameter'"):
+        tk.pair_stats(shapes.policy("gpt2"), shapes.ragged_pairs()[0]).split("head")

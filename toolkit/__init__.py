@@ -27,7 +27,8 @@ _HOME = {
     "model": "Labels PairLogps Policy load_model per_token_logps",
     "losses": "LOSSES Loss LossWeights loss_table loss_weights",
     "gradients": (
-        "PairStats TokenContributions TokenMatrix pair_stats token_contributions token_matrix"
+        "Gram PairStats TokenContributions TokenMatrix gram pair_stats token_contributions "
+        "token_matrix"
     ),
     "entanglement": "Entanglement entanglement",
     "similarity": "similarity",

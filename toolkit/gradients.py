@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from toolkit import _autograd, _passes, _tangents, _token_gram
+from toolkit import _autograd, _passes, _response_gram, _tangents, _token_gram
 from toolkit._forward import sequences, token_texts
 from toolkit.model import Labels, Params, Policy, as_list, batches, per_token_logps
 from toolkit.pairs import EncodedPair, PreferencePair
@@ -367,6 +367,107 @@ def token_matrix(
         _, gram = _token_gram.token_gram(policy.model, plan, rows)
     sides, positions, tokens = _token_axis(policy, rows)
     return TokenMatrix(enc.id, gram.numpy(), tokens, sides, positions, policy.labels(params))
+
+
+@dataclass(frozen=True)
+class Gram:
+    """Inner products of all response gradients of a set of pairs: the empirical kernel.
+
+    Attributes:
+        ids: Pair id of each row, every pair twice.
+        sides: ``"chosen"`` or ``"rejected"`` of each row; chosen first within a pair.
+        matrix: ⟨g_i, g_j⟩, shape ``[2N, 2N]``, float64, symmetric.
+        relative_error: Standard error of an off-diagonal entry relative to ‖g_i‖‖g_j‖; 0 when
+            exact, about ``1/√k`` for a projection. The diagonal is always exact.
+        labels: What it was measured with.
+    """
+
+    ids: list[str]
+    sides: np.ndarray
+    matrix: np.ndarray
+    relative_error: float
+    labels: Labels
+
+    @property
+    def cosine(self) -> np.ndarray:
+        """Cosines, shape ``[2N, 2N]``; NaN where a gradient vanishes."""
+        norms = np.sqrt(np.diag(self.matrix))
+        return np.clip(_divide(self.matrix, np.outer(norms, norms)), -1.0, 1.0)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row an entry: ``id_i, side_i, id_j, side_j, inner, cosine``."""
+        n = len(self.ids)
+        i, j = np.divmod(np.arange(n * n), n)
+        ids = np.array(self.ids, dtype=object)
+        frame = pd.DataFrame(
+            {"id_i": ids[i], "side_i": self.sides[i], "id_j": ids[j], "side_j": self.sides[j]}
+        )
+        frame["inner"], frame["cosine"] = self.matrix.ravel(), self.cosine.ravel()
+        frame.attrs.update(self.labels.to_attrs(), relative_error=self.relative_error)
+        return frame
+
+
+def gram(
+    policy: Policy,
+    pairs: Pairs,
+    *,
+    params: Params = "all",
+    memory: int = 2 << 30,
+    projection: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Gram:
+    """Return ⟨g_i, g_j⟩ over the 2N responses of N pairs: how much training one moves another.
+
+    Gradients are materialised for a slice of the parameters at a time, so that at most ``memory``
+    bytes of them are held; the bar says how many passes that takes before the first one runs.
+
+    Args:
+        policy: The model.
+        pairs: Preference pairs.
+        params: Parameter set (see ``Policy.parameters_in``).
+        memory: Most bytes of gradients to hold at once.
+        projection: Number k of random directions to estimate the off-diagonal entries from;
+            ``None`` is exact. The standard error, about ``1/√k``, is in the result.
+        seed: Seed of the projection.
+        batch_size: Pairs per forward pass (default 8).
+        progress: Show a progress bar.
+
+    Raises:
+        PairError: If a pair cannot be scored.
+        ValueError: If ``params`` matches nothing, or ``memory`` or ``projection`` is not positive.
+
+    Source:
+        The kernel of arXiv 2210.05643 at the level of responses.
+
+    Example:
+        >>> import toolkit as tk
+        >>> kernel = tk.gram(tk.load_model(), tk.load_pairs("stance", limit=2), progress=False)
+        >>> kernel.matrix.shape
+        (4, 4)
+    """
+    from tqdm.auto import tqdm
+
+    for name, value in (("memory", memory), ("projection", projection)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a positive whole number, received {value!r}")
+    encoded, selected = [policy.encode(p) for p in as_list(pairs)], policy.parameters_in(params)
+    groups = _response_gram.slices_for(selected, 2 * len(encoded), memory)
+    rows = [sequences(batch) for batch in batches(encoded, batch_size)]
+    estimate = _response_gram.Projection(projection, seed) if projection else None
+    held = 8 * len(encoded) * max(sum(s.stop - s.start for s in g) for g in groups) / 2**30
+    title = f"gram: {len(groups)} passes, {held:.2g} GiB of gradients held"
+    with tqdm(total=len(groups) * len(rows), desc=title, disable=not progress) as bar:
+        contract = estimate or _response_gram.exact
+        found = _response_gram.response_gram(
+            policy.model, selected, rows, groups, contract, bar.update
+        )
+    matrix = estimate.finish(found) if estimate else found
+    ids = [enc.id for enc in encoded for _ in range(2)]
+    sides = np.tile(["chosen", "rejected"], len(encoded))
+    error = projection**-0.5 if projection else 0.0
+    return Gram(ids, sides, (matrix + matrix.T).numpy() / 2, error, policy.labels(params))
 
 
 def _measured(policy: Policy, plan, batch, labels: Labels) -> list[PairStats]:
