@@ -5,9 +5,14 @@ from __future__ import annotations
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    GemmaConfig,
     GPT2Config,
     LlamaConfig,
+    MixtralConfig,
+    OPTConfig,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from toolkit import EncodedPair, Policy
@@ -43,6 +48,39 @@ CONFIGS = {
 }
 
 
+BASE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+# Shapes that bend a rule: scaled embeddings, soft-capping, norms inside heads, fused experts and a
+# router, position embeddings with an offset.
+ODD_CONFIGS = {
+    "gemma": lambda: GemmaConfig(**BASE, head_dim=8),
+    "gemma2": lambda: Gemma2Config(**BASE, head_dim=8, sliding_window=32),
+    "qwen3": lambda: Qwen3Config(**BASE, head_dim=8),
+    "mixtral": lambda: MixtralConfig(
+        **BASE, num_local_experts=3, num_experts_per_tok=2, experts_implementation="eager"
+    ),
+    "opt": lambda: OPTConfig(
+        vocab_size=VOCAB,
+        hidden_size=24,
+        ffn_dim=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        word_embed_proj_dim=24,
+    ),
+}
+
+
 class Letters:
     """A stand-in tokenizer for pairs that are already encoded: it only turns ids into text."""
 
@@ -55,7 +93,7 @@ class Letters:
 def model(shape: str, dtype=torch.float64, seed: int = 0):
     """A random model with weights large enough that its distributions are far from uniform."""
     torch.manual_seed(seed)
-    built = AutoModelForCausalLM.from_config(CONFIGS[shape]()).to(torch.float64)
+    built = AutoModelForCausalLM.from_config({**CONFIGS, **ODD_CONFIGS}[shape]()).to(torch.float64)
     with torch.no_grad():
         for p in built.parameters():
             p.add_((0.15 if p.dim() > 1 else 0.1) * torch.randn_like(p))

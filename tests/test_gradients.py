@@ -317,3 +317,124 @@ def test_parts_sum_to_the_pair(by):
 def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="allowed: 'layer', 'kind', 'parameter'"):
         tk.pair_stats(shapes.policy("gpt2"), shapes.ragged_pairs()[0]).split("head")
+
+
+def worst_errors(policy, pairs):
+    """Largest relative errors of pair products, contributions and matrix against the oracle."""
+    twin = reference.double(policy.model)
+    named = dict(policy.model.named_parameters())
+    names = [n for n, p in named.items() if p.requires_grad]
+    stats = tk.pair_stats(policy, pairs, progress=False)
+    worst = []
+    for i, pair in enumerate(pairs):
+        expected = reference.pair_products(twin, pair, names)
+        got = [stats.chosen_sq_norm[i], stats.rejected_sq_norm[i], stats.inner[i]]
+        worst.append(np.max(np.abs(got - expected) / scale(expected)))
+    chosen, rejected = reference.pair_token_gradients(twin, pairs[0], names)
+    every = torch.cat([chosen, rejected])
+    norm = every.norm(dim=1).numpy()
+    tokens, matrix = tk.token_contributions(policy, pairs[0]), tk.token_matrix(policy, pairs[0])
+    for got, total in ((tokens.with_chosen, chosen), (tokens.with_rejected, rejected)):
+        exact = (every @ total.sum(0)).numpy()
+        worst.append(np.max(np.abs(got - exact) / (norm * float(total.sum(0).norm()))))
+    gram = (every @ every.T).numpy()
+    worst.append(np.max(np.abs(matrix.matrix - gram) / np.outer(norm, norm)))
+    return worst
+
+
+@pytest.mark.parametrize("shape", list(shapes.ODD_CONFIGS))
+def test_odd_architectures_are_exact(shape):
+    """Scaled embeddings, soft-capping, head norms, routers and experts: by rule or by autograd."""
+    policy = shapes.policy(shape, torch.float32)
+    assert max(worst_errors(policy, shapes.ragged_pairs())) <= 2e-6
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [("mixtral", "experts"), ("opt", "embed_positions")]
+)
+def test_what_no_rule_covers_goes_to_autograd_by_name(shape, expected):
+    policy = shapes.policy(shape, torch.float32)
+    plan = _passes.plan_for(policy.model, policy.parameters_in("all"))
+    assert any(expected in name for name in plan.remainder)
+    assert not any("q_proj" in name for name in plan.remainder)
+
+
+def test_a_weight_used_outside_its_module_is_found():
+    """A rule that silently missed a second use of a weight would be wrong by its cross terms."""
+    policy = shapes.policy("llama", torch.float32)
+    block = policy.model.model.layers[0].mlp
+    plain = type(block).forward
+
+    def forward(x):
+        return plain(block, x) + 0.5 * torch.nn.functional.linear(x, block.up_proj.weight)[..., :24]
+
+    block.forward = forward
+    plan = _passes.plan_for(policy.model, policy.parameters_in("all"))
+    assert list(plan.remainder) == ["model.layers.0.mlp.up_proj.weight"]
+
+
+def test_a_module_called_twice_is_exact():
+    """Two layers that share one feed-forward module: its uses are joined along the tokens."""
+    policy = shapes.policy("llama", torch.float32)
+    layers = policy.model.model.layers
+    layers[1].mlp = layers[0].mlp
+    assert max(worst_errors(policy, shapes.ragged_pairs())) <= 2e-6
+
+
+def test_lora_adapters_are_exact():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "down_proj"])
+    wrapped = peft.get_peft_model(shapes.model("llama", torch.float32), config)
+    for name, p in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.3)
+    policy = tk.Policy(wrapped, shapes.Letters())
+    assert not _passes.plan_for(wrapped, policy.parameters_in("all")).remainder
+    assert max(worst_errors(policy, shapes.ragged_pairs())) <= 2e-6
+
+
+def test_bfloat16_weights_accumulate_in_float32():
+    """Products from bfloat16 factors, but never summed in bfloat16: close to those factors' own."""
+    policy = shapes.policy("llama", torch.bfloat16)
+    pairs = shapes.ragged_pairs()
+    stats = tk.pair_stats(policy, pairs, progress=False)
+    twin = reference.double(policy.model)
+    for i, pair in enumerate(pairs):
+        a, b, ab = reference.pair_products(twin, pair)
+        got = np.array([stats.chosen_sq_norm[i], stats.rejected_sq_norm[i], stats.inner[i]])
+        assert np.all(np.abs(got - [a, b, ab]) <= 0.05 * np.array([a, b, np.sqrt(a * b)]))
+
+
+def test_padding_rows_of_the_embedding_get_no_gradient():
+    """With ``padding_idx`` autograd gives that row none, also where the id stands in the text."""
+    policy = shapes.policy("llama", torch.float32)
+    policy.model.model.embed_tokens.padding_idx = 5
+    assert max(worst_errors(policy, shapes.ragged_pairs())) <= 2e-6
+
+
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
+    """Out of memory costs no finished pair and changes no number."""
+    policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()
+    whole = tk.pair_stats(policy, pairs, progress=False)
+    measure, sizes = gradients._measure, []
+
+    def tight(policy, plan, batch, labels):
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("not enough memory")
+        return measure(policy, plan, batch, labels)
+
+    monkeypatch.setattr(gradients, "_measure", tight)
+    halved = tk.pair_stats(policy, pairs, progress=False)
+    assert sizes[0] == 5 and sizes.count(1) == 5
+    np.testing.assert_allclose(halved.inner, whole.inner, rtol=1e-9)
+    assert halved.ids == whole.ids
+
+
+def test_other_runtime_errors_are_not_swallowed(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(gradients, "_measure", broken)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        tk.pair_stats(shapes.policy("gpt2"), shapes.ragged_pairs(), progress=False)

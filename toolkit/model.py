@@ -316,10 +316,22 @@ def reference(policy: Policy) -> Iterator[nn.Module | None]:
         with evaluation(policy.ref_model) as ref_model:
             yield ref_model
     elif _has_adapter(policy.model):
-        with evaluation(policy.model) as model, model.disable_adapter():
+        with evaluation(policy.model) as model, _adapter_off(model):
             yield model
     else:
         yield None
+
+
+@contextlib.contextmanager
+def _adapter_off(model) -> Iterator[None]:
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        # On its way out peft makes every adapter weight trainable, frozen ones too.
+        for p, flag in flags:
+            p.requires_grad_(flag)
 
 
 def as_list(pairs) -> list:

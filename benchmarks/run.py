@@ -1,0 +1,107 @@
+"""Time, memory and error of the gradient products, side by side: `make bench`.
+
+Every time is a ratio to `plain`: one forward and backward of the same batch with response logits
+only. Methods of one case are run in turns (interleaved) in one process; peak memory comes from a
+process of its own for each method; errors are against plain autograd in float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cases
+import methods
+import report
+import torch
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Run every case, then write the table and the figure."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        print(json.dumps(_peak_memory(*options.memory_of)))
+        return
+    rows = []
+    for model_name in options.models:
+        model = cases.model(model_name)
+        for lengths in options.lengths:
+            rows += _case(model_name, model, lengths, options)
+            report.write(rows, HERE, options)
+    print((HERE / "README.md").read_text())
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=list(cases.CONFIGS), choices=cases.CONFIGS)
+    parser.add_argument("--lengths", nargs="+", default=list(cases.LENGTHS), choices=cases.LENGTHS)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory-of", nargs=3, metavar=("MODEL", "LENGTHS", "METHOD"))
+    return parser.parse_args()
+
+
+def _case(name: str, model, lengths: str, options) -> list[dict]:
+    batch = cases.batch(model, lengths)
+    runs = {method: methods.METHODS[method] for method in methods.for_case(lengths)}
+    times = {method: [] for method in runs}
+    results = {method: run.call(model, batch) for method, run in runs.items()}  # and warm up
+    for _ in range(options.repeats):
+        for method, run in runs.items():
+            if run.slow and times[method]:
+                continue
+            start = time.perf_counter()
+            run.call(model, batch)
+            times[method].append((time.perf_counter() - start) * run.scale(batch))
+    oracle = methods.Oracle(model, batch)
+    plain = {f.__name__: f(times["plain"]) for f in (statistics.median, min)}
+    rows = []
+    for method, run in runs.items():
+        peak = _memory_in_another_process(name, lengths, method, options)
+        rows.append(
+            {
+                "model": name,
+                "lengths": lengths,
+                "method": method,
+                "quantity": run.quantity,
+                "median": statistics.median(times[method]) / plain["median"],
+                "minimum": min(times[method]) / plain["min"],
+                "seconds": statistics.median(times[method]),
+                "error": oracle.error(run.quantity, results[method]),
+                "memory": peak,
+                "covers": run.covers,
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def _memory_in_another_process(name: str, lengths: str, method: str, options) -> float | None:
+    command = [sys.executable, __file__, "--threads", str(options.threads)]
+    command += ["--memory-of", name, lengths, method]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False)
+    if done.returncode:
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _peak_memory(name: str, lengths: str, method: str) -> float:
+    """Peak resident memory of one method above the loaded model, GiB."""
+    model = cases.model(name)
+    batch = cases.batch(model, lengths)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    methods.METHODS[method].call(model, batch)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+
+
+if __name__ == "__main__":
+    main()
