@@ -226,6 +226,7 @@ def test_predictions_are_proportional_to_the_learning_rate():
         # The band's edge: one change is exactly zero (κ = 1, position ±1).
         ((1, 4, 1), (1, 1), "both_down"),
         ((4, 1, 1), (1, 1), "both_up"),
+        ((3, 4, 1), (0.1, 0.3), "both_down"),  # 0.1·3 − 0.3 is 5.6e-17 in floats
         # Equal gradients, or nothing at all: no first-order change.
         ((2, 2, 2), (1, 1), "unchanged"),
         ((0, 0, 0), (1, 1), "unchanged"),

@@ -66,7 +66,7 @@ class PairStats:
 
     def take(self, index: Sequence[int]) -> PairStats:
         """Return the statistics of the pairs at these positions, in this order."""
-        at = np.asarray(index, dtype=int)
+        at = np.arange(len(self))[list(index)]
         kept = {name: getattr(self, name)[at] for name in _arrays()}
         parts = {name: products[at] for name, products in self.parts.items()}
         return PairStats([self.ids[i] for i in at], **kept, labels=self.labels, parts=parts)

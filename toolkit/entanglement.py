@@ -13,7 +13,8 @@ from toolkit.gradients import PairStats
 from toolkit.losses import LossWeights, is_finite_number, loss_weights
 
 REGIMES = ("ideal", "both_down", "both_up", "reversed", "unchanged")
-ROUNDING = 1e-12  # a change this small beside its own two terms is rounding, not a change
+# A change this small beside its own two terms is rounding, not a change.
+ROUNDING = {"float64": 1e-12, "float32": 2e-6}
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,11 @@ class Entanglement:
         rejected up: needs a negative loss weight), or ``unchanged`` (no first-order change).
         """
         w, s = self.weights, self.stats
-        terms = abs(w.d_chosen) * np.maximum(s.chosen_sq_norm, abs(s.inner))
-        terms = terms + abs(w.d_rejected) * np.maximum(s.rejected_sq_norm, abs(s.inner))
-        up = _sign(self.chosen_slack, terms)
-        down = _sign(self.rejected_slack, terms)
+        chosen, rejected = abs(w.d_chosen), abs(w.d_rejected)
+        most = np.sqrt(s.chosen_sq_norm) * np.sqrt(s.rejected_sq_norm)  # |⟨·,·⟩| at its largest
+        dtype = s.labels.dtype
+        up = _sign(self.chosen_slack, chosen * s.chosen_sq_norm + rejected * most, dtype)
+        down = _sign(self.rejected_slack, rejected * s.rejected_sq_norm + chosen * most, dtype)
         names = np.full(len(self), "ideal", dtype=object)
         # The band's own edge, where one change is zero, belongs outside it.
         edge = s.inner > 0
@@ -196,5 +198,6 @@ def _check_products(stats: PairStats) -> None:
         )
 
 
-def _sign(values: np.ndarray, terms: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(values) <= ROUNDING * terms, 0.0, np.sign(values))
+def _sign(values: np.ndarray, terms: np.ndarray, dtype: str) -> np.ndarray:
+    rounding = ROUNDING.get(dtype, ROUNDING["float32"])
+    return np.where(np.abs(values) <= rounding * terms, 0.0, np.sign(values))
