@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -45,6 +46,20 @@ def load_causal_lm(path, dtype):
             f"{sorted(info['missing_keys'])[0]}, which would be random"
         )
     return model
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keep transformers from drawing a bar for weights that load in a blink."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_tokenizer(path):

@@ -13,7 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from toolkit._checkpoints import load_causal_lm, load_tokenizer, to_device, to_dtype, with_adapter
+from toolkit._checkpoints import (
+    load_causal_lm,
+    load_tokenizer,
+    quiet,
+    to_device,
+    to_dtype,
+    with_adapter,
+)
 from toolkit._forward import evaluation, scored_logps, sequences, token_texts
 from toolkit.pairs import EncodedPair, PairError, PreferencePair, encode
 
@@ -255,7 +262,8 @@ def load_model(
     """
     path = SHIPPED_MODEL if name_or_path is None else name_or_path
     torch_dtype, where = to_dtype(dtype), to_device(device)
-    model = load_causal_lm(path, torch_dtype).to(where)
+    with quiet() if name_or_path is None else contextlib.nullcontext():
+        model = load_causal_lm(path, torch_dtype).to(where)
     if adapter is not None:
         model = with_adapter(model, adapter)
     ref_model = ref.model if isinstance(ref, Policy) else None

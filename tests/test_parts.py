@@ -1,0 +1,72 @@
+"""The parts of explorers: a table that picks, a figure that stays out of pyplot's hands."""
+
+import json
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from ipywidgets import Image
+
+from toolkit.widgets._parts import PairTable, Picture, Still
+
+
+@pytest.fixture
+def table():
+    picked = []
+    table = PairTable(picked.append)
+    frame = pd.DataFrame({"id": ["0", "<b>1</b>"], "value": [0.123456, float("nan")]})
+    table.show(frame, 0)
+    return table, picked
+
+
+def test_table_reports_what_the_user_picks_and_nothing_else(table):
+    table, picked = table
+    table.select(1)
+    table.show(pd.DataFrame({"id": ["a", "b", "c"]}), 2)
+    assert picked == [] and table._table.selected_rows == [2]
+    table._table.selected_rows = []
+    table._table.selected_rows = [1]
+    assert picked == [1]
+
+
+def test_table_escapes_text_and_rounds_numbers(table):
+    rows = json.loads(table[0]._table._dt_args["data_json"])
+    assert rows[1][0] == "&lt;b&gt;1&lt;/b&gt;"
+    assert rows[0][1] == ["0.123", 0.123456]
+
+
+def test_new_numbers_keep_every_option(table):
+    """A function that is not listed for evaluation anew leaves the browser with an empty table."""
+    table, _ = table
+    before = table._table._dt_args
+    table.show(pd.DataFrame({"id": ["a"], "value": [2.0]}), 0)
+    after = table._table._dt_args
+    assert {k for k in before if before[k] != after.get(k)} == {"data_json"}
+
+
+def test_all_rows_reach_the_browser():
+    table = PairTable(print)
+    table.show(pd.DataFrame({"text": ["x" * 100] * 2000}), 1999)
+    assert len(json.loads(table._table._dt_args["data_json"])) == 2000
+    assert table._table.selected_rows == [1999]
+
+
+def test_pictures_are_unknown_to_pyplot():
+    before = plt.get_fignums()
+    for live in (True, False):
+        picture = Picture(200, 100, live=live)
+        picture.figure.subplots().plot([0, 1])
+        picture.redraw()
+    assert plt.get_fignums() == before
+
+
+def test_picture_without_ipympl_is_an_image(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ipympl.backend_nbagg", None)
+    picture = Picture(200, 100)
+    assert isinstance(picture.widget, Image)
+    picture.redraw()
+    assert bytes(picture.widget.value).startswith(b"\x89PNG")
+
+
+def test_still_figure_shows_itself():
+    assert Still(figsize=(1, 1))._repr_png_().startswith(b"\x89PNG")

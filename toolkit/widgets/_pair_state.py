@@ -1,0 +1,284 @@
+"""What an explorer of pairs knows: the pairs measured so far, the picked one, the settings."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from toolkit.attribution import PromptAttributions, prompt_attributions
+from toolkit.entanglement import entanglement
+from toolkit.gradients import (
+    PairStats,
+    TokenContributions,
+    TokenMatrix,
+    concat_stats,
+    iter_pair_stats,
+    token_contributions,
+    token_matrix,
+)
+from toolkit.losses import LOSSES
+from toolkit.model import Params, Policy
+from toolkit.pairs import EncodedPair, PairError, PreferencePair
+from toolkit.similarity import similarity
+
+COLORS = {
+    "predicted_delta": "predicted change",
+    "with_chosen": "pull of the chosen gradient",
+    "with_rejected": "pull of the rejected gradient",
+    "logp": "log-probability",
+}
+SCORES = ("ches", "ln_ches", "neg_edit_distance", "last_hidden_inner")
+
+
+class Measurement:
+    """Gradient products and similarities of many pairs, measured a few at a time and kept.
+
+    Args:
+        policy: The model.
+        pairs: Preference pairs; those that cannot be scored are set aside in ``skipped``.
+        params: Parameter set.
+        stats: Statistics measured before, of exactly the pairs that can be scored.
+        scores: ``similarity`` of the same pairs, measured before.
+
+    Raises:
+        ValueError: If no pair can be scored, ids repeat, or ``stats`` or ``scores`` belong to
+            other pairs or were measured otherwise.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        pairs: Sequence[PreferencePair],
+        params: Params,
+        stats: PairStats | None = None,
+        scores: pd.DataFrame | None = None,
+    ):
+        self.policy, self.params = policy, params
+        self.pairs: list[PreferencePair] = []
+        self.encoded: list[EncodedPair] = []
+        self.skipped: list[PairError] = []
+        for pair in tqdm(pairs, desc="tokens", unit="pair", delay=1, leave=False):
+            try:
+                self.encoded.append(policy.encode(pair))
+                self.pairs.append(pair)
+            except PairError as error:
+                self.skipped.append(error)
+        if not self.pairs:
+            raise ValueError(f"pairs: none can be scored; the first one: {self.skipped[0]}")
+        self.ids = [pair.id for pair in self.pairs]
+        repeated = [i for i, count in Counter(self.ids).items() if count > 1]
+        if repeated:
+            raise ValueError(f"pairs: id {repeated[0]!r} occurs twice; ids must be unique")
+        self._lengths = [len(e.chosen_ids) + len(e.rejected_ids) for e in self.encoded]
+        self._parts: list[tuple[PairStats, pd.DataFrame]] = []
+        self.seconds = 0.0
+        self._given_stats = self._given_scores = None
+        if stats is not None:
+            if not isinstance(stats, PairStats):
+                raise ValueError(f"stats must be PairStats, received {type(stats).__name__}")
+            self._given_stats = stats.take(self._order("stats", stats.ids))
+            _same_labels(stats, policy, params)
+        if scores is not None:
+            self._given_scores = scores.iloc[self._order("similarity", scores["id"].tolist())]
+        if stats is not None and scores is not None:
+            self.step(len(self.pairs))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def done(self) -> int:
+        """Number of pairs measured so far; they are the first ones."""
+        return sum(len(stats) for stats, _ in self._parts)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every pair is measured."""
+        return self.done == len(self)
+
+    @property
+    def seconds_left(self) -> float:
+        """Estimate of the remaining time: the tokens to go at the pace of those behind."""
+        behind = sum(self._lengths[: self.done])
+        return self.seconds / behind * sum(self._lengths[self.done :]) if behind else float("inf")
+
+    def step(self, count: int) -> None:
+        """Measure the next ``count`` pairs; interrupted, it leaves what was there."""
+        start = time.perf_counter()
+        at = range(self.done, min(self.done + count, len(self)))
+        if not at:
+            return
+        encoded = self.encoded[at.start : at.stop]
+        if self._given_stats is None:
+            (stats,) = iter_pair_stats(
+                self.policy, encoded, params=self.params, batch_size=len(encoded)
+            )
+        else:
+            stats = self._given_stats.take(at)
+        if self._given_scores is None:
+            scores = similarity(self.policy, encoded, batch_size=len(encoded))
+        else:
+            scores = self._given_scores.iloc[at.start : at.stop]
+        self._parts.append((stats, scores))
+        self.seconds += time.perf_counter() - start
+
+    def results(self) -> tuple[PairStats, pd.DataFrame]:
+        """Return the statistics and similarities of the pairs measured so far."""
+        stats = concat_stats([part for part, _ in self._parts])
+        scores = pd.concat([part for _, part in self._parts], ignore_index=True)
+        self._parts = [(stats, scores)]
+        return stats, scores
+
+    def _order(self, name: str, ids: list[str]) -> list[int]:
+        """Return where each pair stands in ``ids``."""
+        at, own = {id: i for i, id in enumerate(ids)}, set(self.ids)
+        odd = [i for i in self.ids if i not in at] or [i for i in ids if i not in own]
+        if odd or len(ids) != len(self.ids):
+            hint = f"; id {odd[0]!r} is in one of them only" if odd else "; some repeat"
+            raise ValueError(
+                f"{name} holds {len(ids)} ids that are not those of the {len(self.ids)} pairs that "
+                f"can be scored{hint}: measure these very pairs"
+            )
+        return [at[i] for i in self.ids]
+
+
+def _same_labels(stats: PairStats, policy: Policy, params: Params) -> None:
+    theirs, ours = stats.labels.to_attrs(), policy.labels(params).to_attrs()
+    for name in (n for n in ours if theirs[n] != ours[n]):
+        raise ValueError(
+            f"stats were measured with {name}={theirs[name]!r}, but here it is {ours[name]!r}: "
+            "measure them again with the same policy and params"
+        )
+
+
+class PairState:
+    """Everything that an explorer shows, without a widget: results, the picked pair, settings.
+
+    Args:
+        measurement: The pairs; at least one batch of them is measured.
+        loss: A key of ``LOSSES`` or a function.
+        beta: β of the loss, where it has one.
+        lr: Learning rate.
+        hparams: Other hyper-parameters of the loss.
+    """
+
+    def __init__(
+        self,
+        measurement: Measurement,
+        loss: str | Callable,
+        beta: float,
+        lr: float,
+        hparams: dict[str, float],
+    ):
+        self.measurement, self.loss, self.hparams = measurement, loss, hparams
+        self.policy, self.params = measurement.policy, measurement.params
+        self.has_beta = _takes_beta(loss)
+        self.beta, self.lr = positive("beta", beta), positive("lr", lr)
+        self.color, self.index = "predicted_delta", 0
+        self._cache = Cache()
+        self.update()
+
+    @property
+    def pair(self) -> PreferencePair:
+        """The picked pair."""
+        return self.measurement.pairs[self.index]
+
+    @property
+    def row(self) -> pd.Series:
+        """The picked pair's row of the frame."""
+        return self.frame.iloc[self.index]
+
+    @property
+    def loss_name(self) -> str:
+        """The loss in a sentence."""
+        return self.loss.upper() if isinstance(self.loss, str) else self.loss.__name__
+
+    def update(self) -> None:
+        """Rebuild ``frame``, one row a measured pair, for this β and learning rate."""
+        stats, scores = self.measurement.results()
+        hparams = {**self.hparams, **({"beta": self.beta} if self.has_beta else {})}
+        frame = entanglement(stats, self.loss, lr=self.lr, **hparams).to_frame()
+        for name in SCORES:
+            frame[name] = scores[name].to_numpy()
+        frame.attrs.update(measured=len(frame), pairs=len(self.measurement))
+        self.frame = frame
+
+    def tokens(self) -> pd.DataFrame:
+        """Return one row a token of the picked pair, at this β and learning rate."""
+        weights = {name: float(self.row[name]) for name in ("d_chosen", "d_rejected")}
+        return self.contributions().to_frame(**weights, lr=self.lr)
+
+    def contributions(self) -> TokenContributions:
+        """Return the token contributions of the picked pair."""
+        return self._of_pair("tokens", token_contributions, params=self.params)[0]
+
+    def matrix(self) -> TokenMatrix:
+        """Return the token matrix of the picked pair."""
+        return self._of_pair("matrix", token_matrix, params=self.params)[0]
+
+    def attributions(self) -> PromptAttributions:
+        """Return the prompt attributions of the picked pair."""
+        return self._of_pair("prompt", prompt_attributions)[0]
+
+    def seconds(self, kind: str) -> float:
+        """Estimate how long ``"matrix"`` or ``"prompt"`` of the picked pair takes; 0 when kept."""
+        if (kind, self.index) in self._cache:
+            return 0.0
+        contributions, took = self._of_pair("tokens", token_contributions, params=self.params)
+        # Token contributions cost about 2.6 backward passes of the pair; a token matrix costs one
+        # a token, the integral of the attributions the time of about 20.
+        return took / 2.6 * (len(contributions.tokens) if kind == "matrix" else 20)
+
+    def _of_pair(self, kind: str, function: Callable, **options) -> tuple[Any, float]:
+        """Return a result for the picked pair, and the seconds that it took when it was made."""
+
+        def compute():
+            start = time.perf_counter()
+            result = function(self.policy, self.measurement.encoded[self.index], **options)
+            return result, time.perf_counter() - start
+
+        return self._cache.get((kind, self.index), compute)
+
+
+def positive(name: str, value: float) -> float:
+    """Return ``value`` as a float.
+
+    Raises:
+        ValueError: If it is not a positive, finite number.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{name} must be a positive number, received {value!r}")
+    return float(value)
+
+
+def _takes_beta(loss: str | Callable) -> bool:
+    if callable(loss):
+        return "beta" in inspect.signature(loss).parameters
+    return loss in LOSSES and "beta" in LOSSES[loss].defaults
+
+
+class Cache:
+    """The results used last, at most ``size`` of them."""
+
+    def __init__(self, size: int = 64):
+        self._size, self._kept = size, OrderedDict()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
+    def get(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """Return what is kept under ``key``, computing it when it is not there."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+            if len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]

@@ -1,0 +1,225 @@
+"""What the pair explorer says in words, as escaped HTML."""
+
+from __future__ import annotations
+
+import base64
+import math
+from html import escape
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from toolkit import plots
+from toolkit._palette import REGIME_WORDS, visible_token
+from toolkit.attribution import PromptAttributions
+from toolkit.widgets._pair_state import Measurement, PairState
+from toolkit.widgets._parts import png
+
+MEASURES = {
+    "ln_ches": "length-normalised CHES",
+    "ches": "CHES",
+    "neg_edit_distance": "negative edit distance",
+    "last_hidden_inner": "inner product of the last states",
+    "cosine": "cosine of the two gradients",
+    "kappa": "κ",
+}
+NAMED = 12  # pairs that a note names before it folds the rest away
+STYLE = """<style>
+.pe-explorer, .pe-still {color: var(--jp-ui-font-color1, inherit); font-size: 13px;
+  font-family: var(--jp-ui-font-family, sans-serif); line-height: 1.45}
+.pe-explorer .widget-html-content, .pe-explorer .jupyter-widget-html-content {
+  font-size: 13px; line-height: 1.45}
+.pe-quiet {color: var(--jp-ui-font-color2, #616161); font-size: 12px}
+.pe-say {border-left: 6px solid; padding: 6px 12px; font-size: 15px; line-height: 1.5;
+  background: var(--jp-layout-color2, rgba(128, 128, 128, .12))}
+.pe-say .pe-quiet {display: block}
+.pe-words {white-space: pre-wrap; overflow: auto; max-height: 8.5em; padding: 6px 10px;
+  overflow-wrap: anywhere; border: 1px solid var(--jp-border-color2, #bdbdbd)}
+.pe-ranks {border-collapse: collapse}
+.pe-ranks th, .pe-ranks td {padding: 3px 16px 3px 0; text-align: right}
+.pe-ranks th:first-child, .pe-ranks td:first-child {text-align: left}
+.pe-table td {max-width: 13em; overflow: hidden; text-overflow: ellipsis}
+.pe-table tbody tr {cursor: pointer}
+.pe-strips {overflow-x: auto}
+.pe-still > div {margin: 0 0 10px; overflow-x: auto}
+</style>"""
+# Saved without its kernel, the explorer is one line that says so; this copy is then all there is.
+# It hides where an explorer lives in the same output.
+TWIN = (
+    "<style>.jp-OutputArea:has(.pe-explorer) .pe-twin {display: none}</style>"
+    '<div class="pe-twin">%s</div>'
+)
+
+
+def header(state: PairState) -> str:
+    """The labels of every number shown, and how many pairs are in which regime."""
+    labels = state.policy.labels(state.params)
+    eos = "appended and scored" if labels.append_eos else "not appended"
+    words = [
+        f"<b>{escape(labels.model)}</b>",
+        escape(labels.dtype),
+        f"parameters: {escape(labels.params)}",
+        f"EOS {eos}",
+        f"reference: {escape(labels.ref)}",
+        f"loss: {escape(state.loss_name)}",
+    ]
+    counts = state.frame["regime"].value_counts()
+    regimes = ", ".join(f"{n} {escape(name)}" for name, n in counts.items())
+    words.append(f"<b>{len(state.frame):,} pairs</b>: {regimes}")
+    return f'<div class="pe-quiet">{" · ".join(words)}</div>'
+
+
+def note(measurement: Measurement, skipped_before: int = 0) -> str:
+    """Which pairs are missing, and why; nothing when none is."""
+    lines, skipped = [], measurement.skipped
+    if not measurement.finished:
+        lines.append(
+            f"<b>{measurement.done:,} of {len(measurement):,} pairs measured</b>; "
+            "<code>.measure()</code> or the button continues."
+        )
+    if skipped:
+        ids = ", ".join(escape(visible_token(str(e.id))) for e in skipped[:NAMED])
+        more = f" and {len(skipped) - NAMED:,} more" if len(skipped) > NAMED else ""
+        rows = "".join(f"<li>{escape(str(error))}</li>" for error in skipped)
+        total = len(measurement) + len(skipped)
+        lines.append(
+            f"<details><summary><b>{len(skipped):,} of {total:,} pairs cannot be scored and are "
+            f"left out</b>: {ids}{more} (open for the reasons)</summary>"
+            f'<ul style="max-height: 10em; overflow: auto">{rows}</ul></details>'
+        )
+    if skipped_before:
+        lines.append(f"{skipped_before:,} rows were left out when the pairs were loaded.")
+    return "".join(f'<div class="pe-quiet">{line}</div>' for line in lines)
+
+
+def sentence(state: PairState) -> str:
+    """What the step does to the picked pair, in one sentence that holds the numbers."""
+    row = state.row
+    beta = f"at β {_short(state.beta)} and" if state.has_beta else "at"
+    chosen, rejected = (float(row[f"predicted_{s}_delta"]) for s in ("chosen", "rejected"))
+    margin = chosen - rejected
+    regime = str(row["regime"])
+    meaning = REGIME_WORDS.get(regime, "no first-order change")
+    color = plots.REGIME_COLORS.get(regime, "#555555")
+    return (
+        f'<div class="pe-say" style="border-color: {color}">'
+        f"<b>pair {escape(visible_token(state.pair.id))}</b> — "
+        f"A {escape(state.loss_name)} step {beta} learning rate {_short(state.lr)} on this pair "
+        f"alone is predicted to <b>{_verb(chosen, True)} the chosen response{_by(chosen)}</b> and "
+        f"{_verb(rejected)} the rejected one{_by(rejected)}: {meaning} "
+        f"(<code>{escape(regime)}</code>). The margin {_margin(margin)}. "
+        f"cos = {_short(row['cosine'])}, κ = {_short(row['kappa'])}."
+        '<span class="pe-quiet">First order, plain gradient descent; other pairs in the batch, '
+        "momentum and Adam add their own terms.</span></div>"
+    )
+
+
+def failure(error: Exception) -> str:
+    """What went wrong in a callback, whose traceback the notebook does not show."""
+    return f"<b>{escape(type(error).__name__)}</b>: {escape(str(error))}"
+
+
+def prompt_box(text: str) -> str:
+    """The whole prompt in a box of its own height."""
+    return f'<div class="pe-quiet">prompt</div><div class="pe-words">{escape(text.strip())}</div>'
+
+
+def ranks(state: PairState) -> str:
+    """Where the picked pair stands among all measured ones."""
+    frame, lines = state.frame, []
+    for name, words in MEASURES.items():
+        value, known = state.row[name], int(frame[name].notna().sum())
+        place = "n/a</td><td>"
+        if not math.isnan(value):
+            rank = int((frame[name] > value).sum()) + 1
+            place = f"{rank:,} of {known:,}</td><td>top {100 * rank / known:.0f} %"
+        lines.append(f"<tr><td>{words}</td><td>{_short(value)}</td><td>{place}</td></tr>")
+    head = "<tr><th></th><th>this pair</th><th>place, highest first</th><th></th></tr>"
+    return (
+        f'<table class="pe-ranks">{head}{"".join(lines)}</table><div class="pe-quiet">A higher '
+        "CHES, edit distance nearer 0 or inner product means that the model finds the two "
+        "responses more alike.</div>"
+    )
+
+
+def completeness(result: PromptAttributions, target: str) -> str:
+    """How far the attributions are from adding up, in words."""
+    change, gap = result.differences[target], result.gaps[target]
+    what = "chosen − rejected" if target == "margin" else f"the {target} log-probability"
+    share = f" ({100 * abs(gap / change):.1g} % of it)" if change else ""
+    return (
+        f"<div>Against a prompt of {escape(result.baseline)} embeddings, this prompt moves "
+        f"<b>{what}</b> by {_signed(change)} nats. The tokens below add up to "
+        f"{_signed(change + gap)}: the completeness gap is {_signed(gap)} nats{share}. "
+        f'<span class="pe-quiet">{escape(result.method.replace("_", " "))}</span></div>'
+    )
+
+
+def still(state: PairState, skipped_before: int) -> str:
+    """The picked pair as self-contained HTML: sentence, strips, numbers and the map."""
+    figure = Figure(figsize=(6, 4.6), layout="constrained")
+    plots.entanglement_map(state.frame, picked=state.pair.id, ax=figure.subplots())
+    picture = base64.b64encode(png(figure, dpi=90)).decode()
+    parts = [
+        header(state),
+        note(state.measurement, skipped_before),
+        sentence(state),
+        prompt_box(state.pair.prompt_text),
+        plots.token_strip_html(state.tokens(), value=state.color),
+        plots.numbers_table(state.frame, picked=state.pair.id),
+        f'<img alt="entanglement map" src="data:image/png;base64,{picture}">',
+    ]
+    body = "".join(f"<div>{part}</div>" for part in parts if part)
+    return f'<div class="pe-still">{STYLE}{body}</div>'
+
+
+def table_frame(state: PairState) -> pd.DataFrame:
+    """The table's columns: texts on one line, numbers with short names."""
+    frame, pairs = state.frame, state.measurement.pairs
+    pairs = pairs[: len(frame)]
+    lengths = zip(frame["chosen_length"], frame["rejected_length"], strict=True)
+    return pd.DataFrame(
+        {
+            "id": frame["id"],
+            "prompt": [one_line(p.prompt_text) for p in pairs],
+            "regime": frame["regime"],
+            "cosine": frame["cosine"],
+            "Δ chosen": frame["predicted_chosen_delta"],
+            "Δ rejected": frame["predicted_rejected_delta"],
+            "κ": frame["kappa"],
+            "ln CHES": frame["ln_ches"],
+            "CHES": frame["ches"],
+            "tokens": [f"{int(a)} | {int(b)}" for a, b in lengths],
+            "chosen": [one_line(p.chosen_text) for p in pairs],
+            "rejected": [one_line(p.rejected_text) for p in pairs],
+        }
+    )
+
+
+def one_line(text: str, length: int = 90) -> str:
+    """Return the text on one line, cut with … after ``length`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _short(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def _verb(change: float, loud: bool = False) -> str:
+    word = "raise" if change > 0 else "lower" if change < 0 else "leave"
+    return word.upper() if loud and change < 0 else word
+
+
+def _by(change: float) -> str:
+    return f" by {_short(abs(change))} nats" if change else " where it is"
+
+
+def _margin(change: float) -> str:
+    if not change:
+        return "stays"
+    return f"{'grows' if change > 0 else 'shrinks'} by {_short(abs(change))} nats"
