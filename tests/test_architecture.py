@@ -44,6 +44,7 @@ PART_OF = {
     "_tangents": "gradients",
     "_token_gram": "gradients",
     "_response_gram": "gradients",
+    "_metric": "gradients",
     "_gradient_results": "gradients",
     "_autograd": "gradients",
     "_palette": "plots",

@@ -418,11 +418,11 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
     whole = tk.pair_stats(policy, pairs, progress=False)
     measure, sizes = gradients._measure, []
 
-    def tight(policy, plan, batch, labels):
+    def tight(task, batch):
         sizes.append(len(batch))
         if len(batch) > 1:
             raise torch.OutOfMemoryError("not enough memory")
-        return measure(policy, plan, batch, labels)
+        return measure(task, batch)
 
     monkeypatch.setattr(gradients, "_measure", tight)
     halved = tk.pair_stats(policy, pairs, progress=False)
@@ -438,3 +438,77 @@ def test_other_runtime_errors_are_not_swallowed(monkeypatch):
     monkeypatch.setattr(gradients, "_measure", broken)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         tk.pair_stats(shapes.policy("gpt2"), shapes.ragged_pairs(), progress=False)
+
+
+def adam_after_a_step(model):
+    """Adam with second moments of random gradients in its state, and the weights as they were."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
+    torch.manual_seed(3)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer
+
+
+def test_products_under_adams_metric_equal_the_oracle():
+    """Pair products, contributions, matrix and kernel all become ⟨·,·⟩_P."""
+    policy, pairs = shapes.policy("gpt2", torch.float32), shapes.ragged_pairs()
+    optimizer = adam_after_a_step(policy.model)
+    metric = tk.Metric.from_optimizer(optimizer, policy.model)
+    state = [optimizer.state[p] for p in policy.model.parameters()]
+    weights = [1 / ((s["exp_avg_sq"] / (1 - 0.999)).sqrt() + 1e-8) for s in state]
+    weight = torch.cat([w.flatten() for w in weights]).double()
+    twin = reference.double(policy.model)
+    sides = [reference.pair_token_gradients(twin, p) for p in pairs]
+    totals = torch.stack([g.sum(0) for both in sides for g in both])
+    kernel = (totals * weight) @ totals.T
+    size = torch.outer(kernel.diagonal().sqrt(), kernel.diagonal().sqrt()).numpy()
+
+    stats = tk.pair_stats(policy, pairs, metric=metric, progress=False)
+    found = tk.gram(policy, pairs, metric=metric, progress=False)
+    assert np.all(np.abs(found.matrix - kernel.numpy()) <= 4e-6 * size)
+    np.testing.assert_allclose(np.diag(found.matrix)[::2], stats.chosen_sq_norm, rtol=4e-6)
+    np.testing.assert_allclose(np.diag(found.matrix, 1)[::2], stats.inner, atol=4e-6 * size.max())
+    assert stats.labels.optimizer_metric == "adam" == found.labels.optimizer_metric
+
+    every = torch.cat(sides[0])
+    exact = (every * weight) @ every.T
+    norm = exact.diagonal().sqrt()
+    matrix = tk.token_matrix(policy, pairs[0], metric=metric).matrix
+    assert np.all(np.abs(matrix - exact.numpy()) <= 4e-6 * torch.outer(norm, norm).numpy())
+    tokens = tk.token_contributions(policy, pairs[0], metric=metric)
+    along = ((every * weight) @ totals[0]).numpy()
+    assert np.all(np.abs(tokens.with_chosen - along) <= 4e-6 * norm.numpy() * size[0, 0] ** 0.5)
+
+
+def test_a_metric_of_ones_changes_nothing():
+    policy, pairs = shapes.policy("llama"), shapes.ragged_pairs()
+    ones = {n: torch.ones_like(p) for n, p in policy.model.named_parameters()}
+    plain = tk.pair_stats(policy, pairs, progress=False)
+    with_ones = tk.pair_stats(policy, pairs, metric=tk.Metric("ones", ones), progress=False)
+    np.testing.assert_allclose(with_ones.inner, plain.inner, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.popitem(), "received none"),
+        (lambda w: w.update({next(iter(w)): torch.ones(3)}), "needs shape"),
+        (lambda w: next(iter(w.values())).neg_(), "negative"),
+    ],
+)
+def test_a_bad_metric_is_refused_by_name(change, message):
+    policy = shapes.policy("gpt2")
+    weights = {n: torch.ones_like(p) for n, p in policy.model.named_parameters()}
+    change(weights)
+    with pytest.raises(ValueError, match=message):
+        tk.pair_stats(policy, shapes.ragged_pairs(), metric=tk.Metric("odd", weights))
+
+
+def test_an_optimiser_without_a_metric_is_refused():
+    model = shapes.model("gpt2")
+    with pytest.raises(ValueError, match="take a step first"):
+        tk.Metric.from_optimizer(torch.optim.Adam(model.parameters()), model)
+    with pytest.raises(ValueError, match="no diagonal metric"):
+        tk.Metric.from_optimizer(torch.optim.Adagrad(model.parameters()), model)

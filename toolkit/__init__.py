@@ -27,7 +27,7 @@ _HOME = {
     "model": "Labels PairLogps Policy load_model per_token_logps",
     "losses": "LOSSES Loss LossWeights loss_table loss_weights",
     "gradients": (
-        "Gram PairStats TokenContributions TokenMatrix gram pair_stats token_contributions "
+        "Gram Metric PairStats TokenContributions TokenMatrix gram pair_stats token_contributions "
         "token_matrix"
     ),
     "entanglement": "Entanglement entanglement",

@@ -12,6 +12,7 @@ from toolkit._forward import Row, evaluation, scored_logps
 from toolkit._passes import Parameters, only
 from toolkit._rules import flat_products, tensor_products
 
+Weights = list[Tensor] | None  # a diagonal metric, in parameter order
 MEMORY = 1 << 30  # bytes of token gradients kept at once
 
 
@@ -27,13 +28,16 @@ def gradient(scalar: Tensor, selected: Parameters, retain: bool = False) -> list
     return [g.to(torch.promote_types(g.dtype, torch.float32)) for g in found]
 
 
-def pair_products(model: nn.Module, selected: Parameters, rows: Sequence[Row]) -> dict[str, Tensor]:
+def pair_products(
+    model: nn.Module, selected: Parameters, rows: Sequence[Row], metric: Weights = None
+) -> dict[str, Tensor]:
     """Return ``[pairs, 3]`` by parameter name, one backward per response."""
     pairs = []
     for i in range(0, len(rows), 2):
         with only(model, selected), evaluation(model):
             sides = [
-                gradient(scored_logps(model, [row])[0].sum(), selected) for row in rows[i : i + 2]
+                _scaled(gradient(scored_logps(model, [row])[0].sum(), selected), metric)
+                for row in rows[i : i + 2]
             ]
         pairs.append([tensor_products(a, b) for a, b in zip(*sides, strict=True)])
     columns = zip(*pairs, strict=True)
@@ -41,7 +45,7 @@ def pair_products(model: nn.Module, selected: Parameters, rows: Sequence[Row]) -
 
 
 def token_products(
-    model: nn.Module, selected: Parameters, rows: Sequence[Row]
+    model: nn.Module, selected: Parameters, rows: Sequence[Row], metric: Weights = None
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Return the rows' log-probabilities and their products with both gradients of one pair.
 
@@ -50,12 +54,17 @@ def token_products(
     with only(model, selected), evaluation(model):
         logps = scored_logps(model, rows)
         directions = [gradient(side.sum(), selected, retain=True) for side in logps]
+        directions = [_scaled(_scaled(d, metric), metric) for d in directions]
         along = [_directional(model, rows, selected, d) for d in directions]
     return [x.detach() for x in logps], *along
 
 
 def token_gram(
-    model: nn.Module, selected: Parameters, rows: Sequence[Row], memory: int = MEMORY
+    model: nn.Module,
+    selected: Parameters,
+    rows: Sequence[Row],
+    memory: int = MEMORY,
+    metric: Weights = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the log-probabilities and the Gram matrix of all token gradients of the rows.
 
@@ -68,17 +77,24 @@ def token_gram(
         spans = [range(i, min(i + block, len(logps))) for i in range(0, len(logps), block)]
         gram = torch.zeros(len(logps), len(logps), dtype=torch.float64)
         for a, some in enumerate(spans):
-            left = _stacked(logps, some, selected)
+            left = _stacked(logps, some, selected, metric)
             for others in spans[a:]:
-                right = left if others is some else _stacked(logps, others, selected)
+                right = left if others is some else _stacked(logps, others, selected, metric)
                 part = sum(flat_products(x, y) for x, y in zip(left, right, strict=True))
                 gram[some.start : some.stop, others.start : others.stop] = part
                 gram[others.start : others.stop, some.start : some.stop] = part.T
     return logps.detach(), (gram + gram.T) / 2
 
 
-def _stacked(logps: Tensor, rows: range, selected: Parameters) -> list[Tensor]:
-    gradients = [gradient(logps[i], selected, retain=True) for i in rows]
+def _scaled(gradients: list[Tensor], metric: Weights) -> list[Tensor]:
+    """√P·g: plain products of scaled gradients are products under P."""
+    if metric is None:
+        return gradients
+    return [g * p.sqrt() for g, p in zip(gradients, metric, strict=True)]
+
+
+def _stacked(logps: Tensor, rows: range, selected: Parameters, metric: Weights) -> list[Tensor]:
+    gradients = [_scaled(gradient(logps[i], selected, retain=True), metric) for i in rows]
     return [torch.stack(column) for column in zip(*gradients, strict=True)]
 
 

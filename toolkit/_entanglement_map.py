@@ -223,6 +223,6 @@ def _hue_key(ax, points, values) -> None:
         return
     for group, color in group_colors(values).items():
         ax.scatter([], [], color=color, label=short(group))
-    legend = ax.legend(title=name, loc="center left", fontsize=8, framealpha=0.9)
+    legend = ax.legend(title=name, loc="lower left", fontsize=8, framealpha=0.9)
     for text in legend.get_texts():
         text.set_parse_math(False)

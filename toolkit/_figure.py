@@ -132,8 +132,8 @@ def corner_label(ax, regime: str, across: float, up: float):
 
 
 def group_colors(values) -> dict[str, str]:
-    """A colour a group, in sorted order."""
-    groups = sorted({str(value) for value in values})
+    """A colour a group, in the order in which the groups first appear."""
+    groups = list(dict.fromkeys(str(value) for value in values))
     colors = [OKABE_ITO[k] for k in ("blue", "orange", "green", "purple", "sky", "vermillion")]
     colors += [OKABE_ITO["black"], OKABE_ITO["yellow"]]
     if len(groups) > len(colors):

@@ -53,8 +53,9 @@ def response_gram(
     groups: Sequence[Sequence[Slice]],
     contract: Callable[[Tensor], Tensor],
     advance: Callable[[], None],
+    scale: dict[str, Tensor] | None = None,
 ) -> Tensor:
-    """Return the sum over all slices of ``contract(gradients [rows, entries])``."""
+    """Return the sum over all slices of ``contract(gradients [rows, entries] · scale)``."""
     total = 0
     for group in groups:
         needed = {s.name: selected[s.name] for s in group}
@@ -63,7 +64,10 @@ def response_gram(
         for rows in batches:
             for gradients in row_gradients(model, plan, rows):
                 for s, found in held.items():
-                    found.append(gradients[s.name].flatten()[s.start : s.stop].cpu())
+                    entries = gradients[s.name].flatten()[s.start : s.stop]
+                    if scale:
+                        entries = entries * scale[s.name].flatten()[s.start : s.stop]
+                    found.append(entries.cpu())
             advance()
         for found in held.values():
             total = total + contract(torch.stack(found))

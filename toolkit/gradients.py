@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from toolkit._gradient_results import (
     TokenMatrix,
     concat_stats,
 )
+from toolkit._metric import Metric
 from toolkit.model import Labels, Params, Policy, as_list, batches, per_token_logps
 from toolkit.pairs import EncodedPair, PreferencePair
 
@@ -28,6 +30,7 @@ def pair_stats(
     pairs: Pairs,
     *,
     params: Params = "all",
+    metric: Metric | None = None,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> PairStats:
@@ -37,7 +40,9 @@ def pair_stats(
         policy: The model; dropout is off while gradients are taken, and nothing is changed.
         pairs: Preference pairs.
         params: Parameter set (see ``Policy.parameters_in``).
-        batch_size: Pairs per forward pass of the log-probabilities (default 8).
+        metric: A diagonal metric P for ⟨·,·⟩_P, such as ``Metric.from_optimizer(adam, model)``;
+            it needs materialised gradients, one backward per response. ``None``: Euclidean.
+        batch_size: Pairs per forward pass (default 8), halved where they do not fit in memory.
         progress: Show a progress bar.
 
     Returns:
@@ -59,7 +64,12 @@ def pair_stats(
     """
     encoded = [policy.encode(p) for p in as_list(pairs)]
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].chosen_ids))
-    options = {"params": params, "batch_size": batch_size, "progress": progress}
+    options = {
+        "params": params,
+        "metric": metric,
+        "batch_size": batch_size,
+        "progress": progress,
+    }
     parts = list(iter_pair_stats(policy, [encoded[i] for i in order], **options))
     return concat_stats(parts).take(np.argsort(order))
 
@@ -69,6 +79,7 @@ def iter_pair_stats(
     pairs: Pairs,
     *,
     params: Params = "all",
+    metric: Metric | None = None,
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Iterator[PairStats]:
@@ -76,19 +87,21 @@ def iter_pair_stats(
     from tqdm.auto import tqdm
 
     encoded = [policy.encode(p) for p in as_list(pairs)]
-    selected = policy.parameters_in(params)
-    labels = policy.labels(params)
-    plan = _passes.plan_for(policy.model, selected)
+    task = _Task(policy, params, metric)
     bar = tqdm(total=len(encoded), desc="pair gradients", unit="pair", disable=not progress)
     with bar:
         for batch in batches(encoded, batch_size):
-            for part in _measured(policy, plan, batch, labels):
+            for part in _measured(task, batch):
                 bar.update(len(part))
                 yield part
 
 
 def token_contributions(
-    policy: Policy, pair: PreferencePair | EncodedPair, *, params: Params = "all"
+    policy: Policy,
+    pair: PreferencePair | EncodedPair,
+    *,
+    params: Params = "all",
+    metric: Metric | None = None,
 ) -> TokenContributions:
     """Return ⟨∇log π_t, g_chosen⟩ and ⟨∇log π_t, g_rejected⟩ of every token of both responses.
 
@@ -99,6 +112,7 @@ def token_contributions(
         policy: The model.
         pair: One pair.
         params: Parameter set (see ``Policy.parameters_in``).
+        metric: A diagonal metric P for ⟨·,·⟩_P (plain autograd, slower); ``None``: Euclidean.
 
     Raises:
         PairError: If the pair cannot be scored.
@@ -114,21 +128,23 @@ def token_contributions(
         >>> tokens.to_frame().columns[0]
         'pair_id'
     """
-    enc, selected = policy.encode(pair), policy.parameters_in(params)
-    plan, rows = _passes.plan_for(policy.model, selected), sequences([enc])
-    if plan.remainder:
-        found = _autograd.token_products(policy.model, selected, rows)
+    enc, task = policy.encode(pair), _Task(policy, params, metric)
+    rows = sequences([enc])
+    if task.plan.remainder:
+        found = _autograd.token_products(policy.model, task.selected, rows, metric=task.weights)
     else:
-        found = _tangents.token_products(policy.model, plan, rows)
+        found = _tangents.token_products(policy.model, task.plan, rows)
     values = [_numpy(torch.cat(list(v))) for v in found]
     sides, positions, tokens = _token_axis(policy, rows)
-    return TokenContributions(
-        enc.id, sides, positions, tokens, *values, labels=policy.labels(params)
-    )
+    return TokenContributions(enc.id, sides, positions, tokens, *values, labels=task.labels)
 
 
 def token_matrix(
-    policy: Policy, pair: PreferencePair | EncodedPair, *, params: Params = "all"
+    policy: Policy,
+    pair: PreferencePair | EncodedPair,
+    *,
+    params: Params = "all",
+    metric: Metric | None = None,
 ) -> TokenMatrix:
     """Return the matrix ⟨∇log π_i, ∇log π_j⟩ over all tokens of both responses.
 
@@ -136,6 +152,7 @@ def token_matrix(
         policy: The model.
         pair: One pair.
         params: Parameter set (see ``Policy.parameters_in``).
+        metric: A diagonal metric P for ⟨·,·⟩_P (plain autograd, slower); ``None``: Euclidean.
 
     Raises:
         PairError: If the pair cannot be scored.
@@ -150,14 +167,14 @@ def token_matrix(
         >>> tk.token_matrix(policy, tk.load_pairs("single_token", limit=1)[0]).matrix.shape
         (4, 4)
     """
-    enc, selected = policy.encode(pair), policy.parameters_in(params)
-    plan, rows = _passes.plan_for(policy.model, selected), sequences([enc])
-    if plan.remainder:
-        _, gram = _autograd.token_gram(policy.model, selected, rows)
+    enc, task = policy.encode(pair), _Task(policy, params, metric)
+    rows = sequences([enc])
+    if task.plan.remainder:
+        _, gram = _autograd.token_gram(policy.model, task.selected, rows, metric=task.weights)
     else:
-        _, gram = _token_gram.token_gram(policy.model, plan, rows)
+        _, gram = _token_gram.token_gram(policy.model, task.plan, rows)
     sides, positions, tokens = _token_axis(policy, rows)
-    return TokenMatrix(enc.id, gram.numpy(), tokens, sides, positions, policy.labels(params))
+    return TokenMatrix(enc.id, gram.numpy(), tokens, sides, positions, task.labels)
 
 
 def gram(
@@ -165,6 +182,7 @@ def gram(
     pairs: Pairs,
     *,
     params: Params = "all",
+    metric: Metric | None = None,
     memory: int = 2 << 30,
     projection: int | None = None,
     seed: int = 0,
@@ -180,6 +198,7 @@ def gram(
         policy: The model.
         pairs: Preference pairs.
         params: Parameter set (see ``Policy.parameters_in``).
+        metric: A diagonal metric P for ⟨·,·⟩_P; ``None``: Euclidean.
         memory: Most bytes of gradients to hold at once.
         projection: Number k of random directions to estimate the off-diagonal entries from;
             ``None`` is exact. The standard error, about ``1/√k``, is in the result.
@@ -205,7 +224,8 @@ def gram(
     for name, value in (("memory", memory), ("projection", projection)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} must be a positive whole number, received {value!r}")
-    encoded, selected = [policy.encode(p) for p in as_list(pairs)], policy.parameters_in(params)
+    encoded, task = [policy.encode(p) for p in as_list(pairs)], _Task(policy, params, metric)
+    selected = task.selected
     groups = _response_gram.slices_for(selected, 2 * len(encoded), memory)
     rows = [sequences(batch) for batch in batches(encoded, batch_size)]
     estimate = _response_gram.Projection(projection, seed) if projection else None
@@ -214,36 +234,59 @@ def gram(
     with tqdm(total=len(groups) * len(rows), desc=title, disable=not progress) as bar:
         contract = estimate or _response_gram.exact
         found = _response_gram.response_gram(
-            policy.model, selected, rows, groups, contract, bar.update
+            policy.model, selected, rows, groups, contract, bar.update, task.scales()
         )
     matrix = estimate.finish(found) if estimate else found
     ids = [enc.id for enc in encoded for _ in range(2)]
     sides = np.tile(["chosen", "rejected"], len(encoded))
     error = projection**-0.5 if projection else 0.0
-    return Gram(ids, sides, (matrix + matrix.T).numpy() / 2, error, policy.labels(params))
+    return Gram(ids, sides, (matrix + matrix.T).numpy() / 2, error, task.labels)
 
 
-def _measured(policy: Policy, plan, batch, labels: Labels) -> list[PairStats]:
+class _Task:
+    """What is measured on which parameters under which metric, and who accounts for them."""
+
+    def __init__(self, policy: Policy, params: Params, metric: Metric | None):
+        self.policy, self.selected = policy, policy.parameters_in(params)
+        self.weights, self.labels = None, policy.labels(params)
+        if metric is None:
+            self.plan = _passes.plan_for(policy.model, self.selected)
+        else:
+            # A metric has no low-rank form that a layer rule could use: plain autograd takes all.
+            self.weights = metric.of(self.selected)
+            self.plan = _passes.Plan({}, None, self.selected)
+            self.labels = replace(self.labels, optimizer_metric=metric.name)
+
+    def scales(self) -> dict[str, Tensor] | None:
+        """√P by parameter name."""
+        if self.weights is None:
+            return None
+        roots = (w.sqrt() for w in self.weights)
+        return dict(zip(self.selected, roots, strict=True))
+
+
+def _measured(task: _Task, batch) -> list[PairStats]:
     """Measure one batch, in halves where it does not fit into memory."""
     try:
-        return [_measure(policy, plan, batch, labels)]
+        return [_measure(task, batch)]
     except (torch.OutOfMemoryError, RuntimeError) as error:
         full = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
         if not full or len(batch) == 1:
             raise
     half = len(batch) // 2
     parts = (batch[:half], batch[half:])
-    return [stats for part in parts for stats in _measured(policy, plan, part, labels)]
+    return [stats for part in parts for stats in _measured(task, part)]
 
 
-def _measure(policy: Policy, plan, batch, labels: Labels) -> PairStats:
-    rows = sequences(batch)
-    parts = _passes.pair_products(policy.model, plan, rows)
+def _measure(task: _Task, batch) -> PairStats:
+    model, plan, rows, parts = task.policy.model, task.plan, sequences(batch), {}
+    if plan.rules:
+        parts.update(_passes.pair_products(model, plan, rows))
     if plan.remainder:
-        parts.update(_autograd.pair_products(policy.model, plan.remainder, rows))
+        parts.update(_autograd.pair_products(model, plan.remainder, rows, task.weights))
     parts = {name: products.numpy() for name, products in parts.items()}
-    logps = per_token_logps(policy, batch, batch_size=len(batch))
-    return _to_stats(logps, parts, labels)
+    logps = per_token_logps(task.policy, batch, batch_size=len(batch))
+    return _to_stats(logps, parts, task.labels)
 
 
 def _token_axis(policy: Policy, rows) -> tuple[np.ndarray, np.ndarray, list[str]]:

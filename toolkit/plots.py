@@ -276,7 +276,7 @@ def hist_by(frame, column, *, by=None, ax=None):
 def _boxes(frame, column, by, ax) -> None:
     """A box and its dots a group; group names are written with their size and median."""
     data = pd.DataFrame({"value": frame[column].astype(float), "group": frame[by].astype(str)})
-    groups = dict(iter(data.groupby("group", sort=True)["value"]))
+    groups = dict(iter(data.groupby("group", sort=False)["value"]))
     style = {"x": "value", "y": "group", "order": list(groups), "ax": ax}
     sns.stripplot(data, size=3.2, alpha=0.5, jitter=0.25, color=OKABE_ITO["blue"], zorder=2,
                   **style)  # fmt: skip
