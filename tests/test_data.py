@@ -81,6 +81,31 @@ def test_labels_are_learnt_but_not_saturated(model, tokenizer, metrics):
     assert 0.5 < found["chosen_probability"] < 0.97
 
 
+def response_gradient(model, tokenizer, prompt: str, response: str) -> torch.Tensor:
+    prompt_ids, response_ids = training.completion_ids(prompt, response, tokenizer)
+    logps = model(input_ids=torch.tensor([prompt_ids + response_ids])).logits[0].log_softmax(-1)
+    scored = logps[len(prompt_ids) - 1 : -1].gather(1, torch.tensor(response_ids)[:, None]).sum()
+    return torch.cat([g.flatten() for g in torch.autograd.grad(scored, list(model.parameters()))])
+
+
+def test_longer_shared_suffixes_entangle_more(model, tokenizer):
+    """The ordering that the notebooks show: single token < short suffix < long suffix."""
+    means = []
+    for name in SENTIMENT:
+        rows = shipped(name)[:6]
+        cosines = [
+            torch.cosine_similarity(
+                response_gradient(model, tokenizer, row["prompt"], row["chosen"]),
+                response_gradient(model, tokenizer, row["prompt"], row["rejected"]),
+                dim=0,
+            ).item()
+            for row in rows
+        ]
+        means.append(sum(cosines) / len(cosines))
+    assert means[0] < -0.5
+    assert means[0] + 0.2 < means[1] < means[2] - 0.2
+
+
 def test_special_tokens(model, tokenizer):
     assert tokenizer.is_fast
     assert tokenizer.bos_token == tokenizer.eos_token == "<|endoftext|>"

@@ -58,11 +58,15 @@ class Linear:
         """Return ``x Gᵀ + b`` with G and b the gradients of row ``source[i]``, without making G."""
         length, width, height = *use.inputs.shape[1:], use.grads.shape[2]
         moved = inputs.new_zeros(*inputs.shape[:2], height)
-        if self.weight and 2 * length * (width + height) < 3 * width * height:
-            moved = (inputs @ use.inputs[source].mT) @ use.grads[source]
-        elif self.weight:
-            moved = inputs @ (use.inputs.mT @ use.grads)[source]
-        return moved + use.grads[source].sum(1, keepdim=True) if self.bias else moved
+        if self.weight:
+            # Both rows of a pair move along the same gradient: they are multiplied together.
+            a, d = (_by_side(x) for x in use)
+            both = inputs.reshape(len(a), -1, width)
+            if 2 * length * (width + height) < 3 * width * height:
+                moved = ((both @ a.mT) @ d).view_as(moved)
+            else:
+                moved = (both @ (a.mT @ d)).view_as(moved)
+        return moved + use.grads.sum(1, keepdim=True)[source] if self.bias else moved
 
     def gram(self, a: Use, b: Use) -> Tensor:
         """Return ``Σ (A Aᵀ) ⊙ (D_i D_jᵀ)`` over all tokens i of one row and j of another."""
@@ -229,6 +233,11 @@ def flat_products(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.flatten(1), b.flatten(1)
     spans = zip(a.split(1 << 16, 1), b.split(1 << 16, 1), strict=True)
     return sum((x @ y.T).double() for x, y in spans).cpu()
+
+
+def _by_side(rows: Tensor) -> Tensor:
+    """Put all chosen rows before all rejected ones."""
+    return rows.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
 
 
 def _linear_products(inputs: Tensor, grads: Tensor) -> Tensor:

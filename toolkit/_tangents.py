@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from toolkit._forward import Row, evaluation, scored_logps
 from toolkit._passes import Plan, backward, widened
 from toolkit._rules import Embedding, Linear, Use
 
 Uses = dict[nn.Module, Use]
+ELEMENTWISE = (nn.SiLU, nn.GELU, nn.ReLU, nn.Tanh, nn.Sigmoid)
 
 
 def token_products(
@@ -29,18 +31,20 @@ def token_products(
     uses: Uses = {}
     backward(model, plan, rows, uses.__setitem__)
     count = len(rows)
-    # Copy d of row i moves along the gradient of side d of its own pair.
+    # Copy d of the batch moves along the gradient of side d of each row's own pair.
     source = torch.tensor([i // 2 * 2 + side for side in range(2) for i in range(count)])
-    forwards = {m: _moving(m, plan, uses, source) for m in plan.rules if m in uses}
+    forwards: dict[nn.Module, Callable | None] = {
+        m: _moving(m, plan, uses, source) for m in plan.rules if m in uses
+    }
+    forwards |= {m: _elementwise(m) for m in model.modules() if _is_elementwise(m)}
     hooks = widened(model, 2 * count)
     try:
-        # The fused attention kernels have no forward-mode rule; the plain ones do.
         with (
             _replaced(forwards),
             evaluation(model),
             torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),
             forward_ad.dual_level(),
+            _Attention(),
         ):
             duals = [forward_ad.unpack_dual(x) for x in scored_logps(model, [*rows, *rows])]
     finally:
@@ -57,8 +61,8 @@ def _moving(module: nn.Module, plan: Plan, uses: Uses, source: Tensor) -> Callab
     def forward(inputs: Tensor) -> Tensor:
         primal, tangent = forward_ad.unpack_dual(inputs)
         if isinstance(rule, Linear):
-            half = plain(module, primal[: len(primal) // 2])  # both copies of a row are equal
-            output, moved = torch.cat([half, half]), _linear(module, rule, tangent, half)
+            output = _twice(plain(module, _half(primal)))
+            moved = _linear(module, rule, tangent, output)
         else:
             output, moved = forward_ad.unpack_dual(plain(module, inputs))
             moved = torch.zeros_like(output) if moved is None else moved
@@ -71,11 +75,20 @@ def _moving(module: nn.Module, plan: Plan, uses: Uses, source: Tensor) -> Callab
     return forward
 
 
+def _half(both: Tensor) -> Tensor:
+    """The first of the two copies of a batch; away from the tangents they are equal."""
+    return both[: len(both) // 2]
+
+
+def _twice(half: Tensor) -> Tensor:
+    return torch.cat([half, half])
+
+
 def _linear(module: nn.Module, rule: Linear, tangent: Tensor | None, like: Tensor) -> Tensor:
     if tangent is None:
-        return like.new_zeros(2 * len(like), *like.shape[1:])
+        return torch.zeros_like(like)
     weight = module.weight.T if rule.transposed else module.weight
-    return nn.functional.linear(tangent, weight)
+    return functional.linear(tangent, weight)
 
 
 def _tied(module, plan: Plan, uses: Uses, source: Tensor, inputs: Tensor) -> Tensor:
@@ -93,8 +106,88 @@ def _tied(module, plan: Plan, uses: Uses, source: Tensor, inputs: Tensor) -> Ten
     return rule.scaled(inputs, torch.stack(found))
 
 
+def _is_elementwise(module: nn.Module) -> bool:
+    kind = type(module)
+    known = kind in ELEMENTWISE or kind.__module__ == "transformers.activations"
+    return known and not any(True for _ in module.parameters())
+
+
+def _elementwise(module: nn.Module) -> Callable:
+    """An activation's forward: its derivative is taken once for both copies of the batch."""
+    plain = type(module).forward
+
+    def forward(inputs: Tensor) -> Tensor:
+        primal, tangent = forward_ad.unpack_dual(inputs)
+        if tangent is None:
+            return plain(module, primal)
+        with torch.enable_grad():
+            leaf = _half(primal).detach().requires_grad_()
+            output = plain(module, leaf)
+            (slope,) = torch.autograd.grad(output.sum(), leaf)
+        moved = (tangent.view(2, *slope.shape) * slope).view_as(tangent)
+        return forward_ad.make_dual(_twice(output.detach()), moved)
+
+    return forward
+
+
+class _Attention(TorchFunctionMode):
+    """Attention with its tangent: the fused kernels have none, and both copies share the weights.
+
+    ``Ṡ = (Q̇Kᵀ + QK̇ᵀ)·scale``, ``Ṗ = P ⊙ (Ṡ − Σ P ⊙ Ṡ)``, ``Ȯ = Ṗ V + P V̇``.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is not functional.scaled_dot_product_attention:
+            return function(*args, **kwargs)
+        return _attention(*args, **kwargs)
+
+
+def _attention(
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p=0.0,
+    is_causal=False,
+    scale=None,
+    enable_gqa=False,
+) -> Tensor:
+    groups = query.shape[1] // key.shape[1] if enable_gqa else 1
+    (q, dq), (k, dk), (v, dv) = (
+        _parts(x, g) for x, g in ((query, 1), (key, groups), (value, groups))
+    )
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = (q @ k.mT) * scale
+    if is_causal:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~seen, float("-inf"))
+    if attn_mask is not None:
+        scores = _masked(scores, _half(attn_mask) if len(attn_mask) > len(q) else attn_mask)
+    weights = scores.softmax(-1)
+    moved = (dq @ k.mT).add_(q @ dk.mT).mul_(scale).mul_(weights)
+    moved.sub_(weights * moved.sum(-1, keepdim=True))
+    tangent = (moved @ v).add_(weights @ dv)
+    return forward_ad.make_dual(_twice(weights @ v), tangent.flatten(0, 1))
+
+
+def _parts(both: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Values ``[rows, heads, T, d]`` once, and tangents ``[2, rows, heads, T, d]``."""
+    primal, tangent = forward_ad.unpack_dual(both)
+    primal = _half(primal)
+    tangent = torch.zeros_like(both) if tangent is None else tangent
+    tangent = tangent.view(2, *primal.shape)
+    if groups > 1:
+        primal, tangent = (x.repeat_interleave(groups, -3) for x in (primal, tangent))
+    return primal, tangent
+
+
+def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+
+
 @contextmanager
-def _replaced(forwards: dict[nn.Module, Callable | None]):
+def _replaced(forwards: dict[nn.Module, Callable | None]) -> Iterator[None]:
     """Give modules another ``forward`` inside the block; ``None`` gives back their class's own."""
     before = {m: vars(m).get("forward") for m in forwards}
     try:
