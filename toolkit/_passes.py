@@ -80,11 +80,17 @@ def pair_products(model: nn.Module, plan: Plan, rows: Sequence[Row]) -> dict[str
     return found
 
 
-def backward(model: nn.Module, plan: Plan, rows: Sequence[Row], consume: Consumer) -> None:
+def backward(
+    model: nn.Module, plan: Plan, rows: Sequence[Row], consume: Consumer
+) -> tuple[list[Tensor], Tensor | None]:
     """Hand every ruled module's inputs and output gradients to ``consume``, last layer first.
 
     Parameters are frozen, so that no weight gradient is ever formed. Summing over rows is safe:
     no row sees another. A module used several times hands over its uses joined along the tokens.
+
+    Returns:
+        The rows' token log-probabilities, and their gradient at the input of the output head,
+        ``[rows, kept, d]``: each position there predicts one token.
     """
     calls: dict[nn.Module, list[list]] = {}
 
@@ -100,9 +106,17 @@ def backward(model: nn.Module, plan: Plan, rows: Sequence[Row], consume: Consume
         if all(done is not None for _, done in calls[module]):
             consume(module, joined(calls.pop(module)))
 
-    with recording(model, plan, len(rows), on_call) as anchors:
-        total = torch.cat(scored_logps(model, rows)).sum()
-        torch.autograd.grad(total, anchors, allow_unused=True)
+    head, states = model.get_output_embeddings(), []
+    hook = head.register_forward_pre_hook(lambda module, args: states.append(args[0]))
+    try:
+        with recording(model, plan, len(rows), on_call) as anchors:
+            logps = scored_logps(model, rows)
+            found = torch.autograd.grad(
+                torch.cat(logps).sum(), [*states, *anchors], allow_unused=True
+            )
+    finally:
+        hook.remove()
+    return [x.detach() for x in logps], found[0] if len(states) == 1 else None
 
 
 @contextlib.contextmanager

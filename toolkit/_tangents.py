@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from toolkit._forward import Row, evaluation, scored_logps
+from toolkit._forward import Row, evaluation, response_logits
 from toolkit._passes import Plan, backward, widened
-from toolkit._rules import Embedding, Linear, Use
+from toolkit._rules import Linear, Use
 
 Uses = dict[nn.Module, Use]
 ELEMENTWISE = (nn.SiLU, nn.GELU, nn.ReLU, nn.Tanh, nn.Sigmoid)
@@ -29,14 +29,16 @@ def token_products(
     and the cost does not grow with the number of tokens.
     """
     uses: Uses = {}
-    backward(model, plan, rows, uses.__setitem__)
-    count = len(rows)
+    logps, at_head = backward(model, plan, rows, uses.__setitem__)
+    head, count = model.get_output_embeddings(), len(rows)
     # Copy d of the batch moves along the gradient of side d of each row's own pair.
     source = torch.tensor([i // 2 * 2 + side for side in range(2) for i in range(count)])
     forwards: dict[nn.Module, Callable | None] = {
-        m: _moving(m, plan, uses, source) for m in plan.rules if m in uses
+        m: _moving(m, plan, uses, source) for m in plan.rules if m in uses and m is not head
     }
     forwards |= {m: _elementwise(m) for m in model.modules() if _is_elementwise(m)}
+    states: list[Tensor] = []
+    forwards[head] = lambda inputs: states.append(inputs) or inputs[..., :1]
     hooks = widened(model, 2 * count)
     try:
         with (
@@ -46,12 +48,48 @@ def token_products(
             forward_ad.dual_level(),
             _Attention(),
         ):
-            duals = [forward_ad.unpack_dual(x) for x in scored_logps(model, [*rows, *rows])]
+            response_logits(model, [*rows, *rows])
+            primal, tangent = forward_ad.unpack_dual(states[0])
     finally:
         for hook in hooks:
             hook.remove()
-    moved = [torch.zeros_like(p) if t is None else t for p, t in duals]
-    return [p for p, _ in duals[:count]], moved[:count], moved[count:]
+    moved = 0 if tangent is None else (_twice(at_head) * tangent).sum(-1)
+    with torch.no_grad():
+        moved = moved + _at_head(plan, uses, head, source, primal)
+    return logps, *_scored(moved, rows)
+
+
+def _at_head(plan: Plan, uses: Uses, head: nn.Module, source: Tensor, states: Tensor) -> Tensor:
+    """What moving the head itself does to each token: ``Σ_s (h_t·h_s)(D_t·D_s)``.
+
+    ``D_t`` is the token's gradient at the logits. Nothing as wide as the vocabulary is formed.
+    """
+    rule, use = plan.rules.get(head), uses.get(head)
+    if rule is None or use is None:
+        return states.new_zeros(states.shape[:2])
+    inputs, grads = (x.repeat(2, 1, 1) for x in use)
+    same = grads @ use.grads[source].mT
+    alike = same.new_zeros(())
+    if rule.weight:
+        alike = alike + inputs @ use.inputs[source].mT
+    if rule.bias:
+        alike = alike + 1
+    moved = (same * alike).sum(-1)
+    if plan.tied:
+        embedding = plan.tied[1]
+        sums, ids = plan.rules[embedding].scaled(*uses[embedding]), uses[embedding].inputs
+        for i, row in enumerate(source.tolist()):
+            moved[i] += (grads[i][:, ids[row]] * (inputs[i] @ sums[row].T)).sum(-1)
+    return moved
+
+
+def _scored(moved: Tensor, rows: Sequence[Row]) -> tuple[list[Tensor], list[Tensor]]:
+    """Pick the scored tokens out of ``[2 rows, kept]``, by direction."""
+    width = moved.shape[1] - 1
+    masks = nn.utils.rnn.pad_sequence([mask for _, mask in rows], batch_first=True)[:, -width:]
+    masks = masks.to(moved.device)
+    halves = moved[:, :-1].unflatten(0, (2, -1))
+    return tuple([values[mask] for values, mask in zip(h, masks, strict=True)] for h in halves)
 
 
 def _moving(module: nn.Module, plan: Plan, uses: Uses, source: Tensor) -> Callable:
@@ -68,8 +106,8 @@ def _moving(module: nn.Module, plan: Plan, uses: Uses, source: Tensor) -> Callab
             moved = torch.zeros_like(output) if moved is None else moved
         with _replaced({module: None}):
             moved = moved + rule.tangent(use, source, primal).to(output.dtype)
-        if plan.tied and module in plan.tied:
-            moved = moved + _tied(module, plan, uses, source, primal).to(output.dtype)
+        if plan.tied and module is plan.tied[1]:
+            moved = moved + _tied(plan, uses, source, primal).to(output.dtype)
         return forward_ad.make_dual(output, moved)
 
     return forward
@@ -91,19 +129,12 @@ def _linear(module: nn.Module, rule: Linear, tangent: Tensor | None, like: Tenso
     return functional.linear(tangent, weight)
 
 
-def _tied(module, plan: Plan, uses: Uses, source: Tensor, inputs: Tensor) -> Tensor:
-    """What the other use of a tied matrix adds to this one's tangent."""
+def _tied(plan: Plan, uses: Uses, source: Tensor, ids: Tensor) -> Tensor:
+    """What the head's gradient adds to the embedding rows that ``ids`` look up, where tied."""
     head, embedding = plan.tied
-    rule: Embedding = plan.rules[embedding]
-    if module is head:
-        ids, sums = uses[embedding].inputs, rule.scaled(*uses[embedding])
-        moved = inputs.new_zeros(*inputs.shape[:2], rule.size)
-        for i, row in enumerate(source.tolist()):
-            moved[i].index_add_(1, ids[row], inputs[i] @ sums[row].T)
-        return moved
-    h = uses[head]
-    found = [h.grads[r][:, ids].T @ h.inputs[r] for ids, r in zip(inputs, source, strict=True)]
-    return rule.scaled(inputs, torch.stack(found))
+    use = uses[head]
+    found = [use.grads[r][:, i].T @ use.inputs[r] for i, r in zip(ids, source, strict=True)]
+    return plan.rules[embedding].scaled(ids, torch.stack(found))
 
 
 def _is_elementwise(module: nn.Module) -> bool:

@@ -232,9 +232,9 @@ class PairState:
         if (kind, self.index) in self._cache:
             return 0.0
         contributions, took = self._of_pair("tokens", token_contributions, params=self.params)
-        # Token contributions cost about 2.6 backward passes of the pair; a token matrix costs one
-        # a token, the integral of the attributions the time of about 20.
-        return took / 2.6 * (len(contributions.tokens) if kind == "matrix" else 20)
+        # Token contributions cost about 2.6 forward and backward passes of the pair, a token matrix
+        # a fifth of one a token, the integral of the attributions about 20.
+        return took / 2.6 * (len(contributions.tokens) / 5 if kind == "matrix" else 20)
 
     def _of_pair(self, kind: str, function: Callable, **options) -> tuple[Any, float]:
         """Return a result for the picked pair, and the seconds that it took when it was made."""

@@ -13,7 +13,7 @@ from toolkit.widgets import _pair_text as text
 from toolkit.widgets._pair_state import PairState
 from toolkit.widgets._parts import png
 
-PATIENCE = 1.0  # seconds that opening a tab may take unasked
+PATIENCE = 1.5  # seconds that opening a tab may take unasked
 TITLES = ("Tokens", "Token × token", "Prompt", "Similarity")
 NAMES = {"matrix": "token × token products", "prompt": "prompt attributions"}
 
