@@ -12,6 +12,7 @@ from toolkit._forward import Row, scored_logps
 from toolkit._passes import Plan, joined, recording
 from toolkit._rules import Linear, Use
 
+BLOCK = 8  # tokens per batched backward: small buffers are used again, large ones are not
 MEMORY = 1 << 30  # bytes of token-wise output gradients kept at once
 
 
@@ -53,12 +54,15 @@ class _Response:
     def uses(self, modules: Sequence[nn.Module]) -> list[Use]:
         """Inputs ``[T, in]`` and per-token output gradients ``[tokens, T, out]`` of modules."""
         outputs = [output for m in modules for _, output in self.calls[m]]
-        grads = iter(
-            torch.autograd.grad(
-                self.state, outputs, self.seeds, retain_graph=True, is_grads_batched=True
+        held = [output.new_empty(len(self.seeds), *output.shape) for output in outputs]
+        for start in range(0, len(self.seeds), BLOCK):
+            some = slice(start, start + BLOCK)
+            parts = torch.autograd.grad(
+                self.state, outputs, self.seeds[some], retain_graph=True, is_grads_batched=True
             )
-        )
-        found = []
+            for whole, part in zip(held, parts, strict=True):
+                whole[some] = part
+        grads, found = iter(held), []
         for module in modules:
             use = joined([(inputs, next(grads)[:, 0]) for inputs, _ in self.calls[module]])
             found.append(Use(use.inputs[0], use.grads))
