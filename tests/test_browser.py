@@ -90,6 +90,23 @@ def test_next_and_previous_come_back_to_the_same_pair(first_notebook):
     assert pick(first_notebook, page.locator(f"{EXPLORER} .pe-prev").click)["status"] == start
 
 
+def test_arrow_keys_pick_a_pair(first_notebook):
+    chooser = first_notebook.page.locator(f"{EXPLORER} .pe-choose input")
+    chooser.focus()
+    pick(first_notebook, lambda: chooser.press("ArrowUp"))
+
+
+def test_a_click_in_the_map_picks_the_nearest_pair(first_notebook):
+    page = first_notebook.page
+    before = what_is_shown(first_notebook)["status"]
+    canvas = page.locator(MAP).last
+    box = canvas.bounding_box()
+    canvas.click(position={"x": 0.55 * box["width"], "y": 0.6 * box["height"]})
+    page.wait_for_function(
+        "([at, old]) => document.querySelector(at).innerText !== old", arg=[STATUS, before]
+    )
+
+
 def test_dark_theme_keeps_every_part(first_notebook):
     first_notebook.set_theme(DARK)
     first_notebook.screenshot("dark", of=EXPLORER)
