@@ -368,7 +368,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
-        self.open.append(tag)
+        if tag != "br":  # a line break has no end
+            self.open.append(tag)
         self.attributes += [name for name, _ in attrs]
         attrs = dict(attrs)
         if tag == "tr":
@@ -384,7 +385,7 @@ class Page(HTMLParser):
             self.rows[-1][-1]["text" if self.open[-1] == "td" else "number"] += data
 
 
-ALLOWED = {"div", "style", "span", "table", "thead", "tbody", "tr", "th", "td", "small"}
+ALLOWED = {"div", "style", "span", "table", "thead", "tbody", "tr", "th", "td", "small", "br"}
 ATTRIBUTES = {"class", "style", "role", "tabindex", "dir", "title", "scope", "colspan"}
 ATTRIBUTES |= {"aria-label", "aria-hidden"}
 

@@ -247,7 +247,7 @@ def _legend(scale, outlined: bool, clipped: bool) -> str:
     note = " · outlined: not in the other response" if outlined else ""
     return (
         f'<div class="pet-words">{escape(words)}{unit_text(vmax)}: '
-        f"{escape(low)} {''.join(keys)} {escape(high)}{note}</div>"
+        f"{escape(low)} {' '.join(keys)} {escape(high)}{note}</div>"
     )
 
 
@@ -298,5 +298,6 @@ def _box(cell: _Cell | None, column, side: str, scale) -> str:
     return (
         f'<td role="listitem" tabindex="0" dir="auto" title="{escape(title)}" '
         f'style="{_style(cell.value, scale)}{outline}">{escape(cell.shown)}'
-        f'<small dir="ltr">{short_number(cell.value, scale[1])}</small></td>'
+        # The line break is for notebooks that are not trusted: JupyterLab drops the style there.
+        f'<br><small dir="ltr">{short_number(cell.value, scale[1])}</small></td>'
     )
