@@ -52,7 +52,7 @@ def plain(model, batch) -> None:
 def toolkit_pairs(model, batch) -> np.ndarray:
     """The engine behind ``pair_stats``."""
     plan = _passes.plan_for(model, parameters(model))
-    return sum(_passes.pair_products(model, plan, sequences(batch)).values()).numpy()
+    return sum(_passes.pair_products(model, plan, sequences(batch))[0].values()).numpy()
 
 
 def official_pairs(model, batch) -> np.ndarray:

@@ -54,8 +54,10 @@ def plan_for(model: nn.Module, selected: Parameters) -> Plan:
     return plans[key]
 
 
-def pair_products(model: nn.Module, plan: Plan, rows: Sequence[Row]) -> dict[str, Tensor]:
-    """Return ``[pairs, 3]`` by parameter name for all parameters that have a rule.
+def pair_products(
+    model: nn.Module, plan: Plan, rows: Sequence[Row]
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Return ``[pairs, 3]`` by parameter name where there is a rule, and the log-probabilities.
 
     Each layer is contracted as its gradients arrive and then forgotten.
     """
@@ -76,8 +78,8 @@ def pair_products(model: nn.Module, plan: Plan, rows: Sequence[Row]) -> dict[str
         elif module is embedding:
             add({rule.weight: tied_products(kept.pop(), use, rule)})
 
-    backward(model, plan, rows, consume)
-    return found
+    logps, _ = backward(model, plan, rows, consume)
+    return found, logps
 
 
 def backward(
@@ -218,7 +220,7 @@ def _draft(model: nn.Module, selected: Parameters) -> Plan:
 def _misjudged(model: nn.Module, plan: Plan, selected: Parameters) -> set[str]:
     """Names of parameters whose products by the rules differ from plain autograd's."""
     rows = _probe_rows(model)
-    found = pair_products(model, plan, rows)
+    found, _ = pair_products(model, plan, rows)
     with only(model, selected), evaluation(model):
         sides = [
             torch.autograd.grad(

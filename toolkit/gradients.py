@@ -19,7 +19,7 @@ from toolkit._gradient_results import (
     concat_stats,
 )
 from toolkit._metric import Metric
-from toolkit.model import Labels, Params, Policy, as_list, batches, per_token_logps
+from toolkit.model import Labels, Params, Policy, as_list, batches, reference_logps
 from toolkit.pairs import EncodedPair, PreferencePair
 
 Pairs = Sequence[PreferencePair | EncodedPair] | PreferencePair | EncodedPair
@@ -279,14 +279,13 @@ def _measured(task: _Task, batch) -> list[PairStats]:
 
 
 def _measure(task: _Task, batch) -> PairStats:
-    model, plan, rows, parts = task.policy.model, task.plan, sequences(batch), {}
-    if plan.rules:
-        parts.update(_passes.pair_products(model, plan, rows))
+    model, plan, rows = task.policy.model, task.plan, sequences(batch)
+    # Also without any rule: its log-probabilities are needed.
+    parts, own = _passes.pair_products(model, plan, rows)
     if plan.remainder:
         parts.update(_autograd.pair_products(model, plan.remainder, rows, task.weights))
-    parts = {name: products.numpy() for name, products in parts.items()}
-    logps = per_token_logps(task.policy, batch, batch_size=len(batch))
-    return _to_stats(logps, parts, task.labels)
+    ref = reference_logps(task.policy, rows, own)
+    return _to_stats([enc.id for enc in batch], own, ref, parts, task.labels)
 
 
 def _token_axis(policy: Policy, rows) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -295,14 +294,12 @@ def _token_axis(policy: Policy, rows) -> tuple[np.ndarray, np.ndarray, list[str]
     return sides, np.concatenate([np.arange(len(t)) for t in texts]), texts[0] + texts[1]
 
 
-def _to_stats(logps, parts: dict[str, np.ndarray], labels: Labels) -> PairStats:
-    products = sum(parts.values()).T
-    sums = [
-        np.array([float(getattr(p, name).double().sum()) for p in logps])
-        for name in ("chosen", "rejected", "ref_chosen", "ref_rejected")
-    ]
-    lengths = [np.array([len(getattr(p, name)) for p in logps]) for name in ("chosen", "rejected")]
-    return PairStats([p.id for p in logps], *sums, *lengths, *products, labels=labels, parts=parts)
+def _to_stats(ids, own, ref, parts: dict[str, Tensor], labels: Labels) -> PairStats:
+    by_name = {name: products.numpy() for name, products in parts.items()}
+    sums = [np.array([float(row.double().sum()) for row in rows]) for rows in (own, ref)]
+    lengths = np.array([len(row) for row in own])
+    arrays = [values[side::2] for values in (*sums, lengths) for side in range(2)]
+    return PairStats(ids, *arrays, *sum(by_name.values()).T, labels=labels, parts=by_name)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -21,7 +21,7 @@ from toolkit._checkpoints import (
     to_dtype,
     with_adapter,
 )
-from toolkit._forward import evaluation, scored_logps, sequences, token_texts
+from toolkit._forward import Row, evaluation, scored_logps, sequences, token_texts
 from toolkit.pairs import EncodedPair, PairError, PreferencePair, encode
 
 SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "data" / "tiny_model"
@@ -307,14 +307,19 @@ def per_token_logps(
         rows = sequences(batch)
         with evaluation(policy.model), torch.no_grad():
             own = scored_logps(policy.model, rows)
-        with reference(policy) as ref_model, torch.no_grad():
-            ref = own if ref_model is None else scored_logps(ref_model, rows)
+        ref = reference_logps(policy, rows, own)
         for i, enc in enumerate(batch):
             tokens = [token_texts(policy.tokenizer, *row) for row in rows[2 * i : 2 * i + 2]]
             results.append(
                 PairLogps(enc.id, *own[2 * i : 2 * i + 2], *ref[2 * i : 2 * i + 2], *tokens)
             )
     return results
+
+
+def reference_logps(policy: Policy, rows: Sequence[Row], own: list[Tensor]) -> list[Tensor]:
+    """Return the rows' log-probabilities under the reference; ``own`` where that is the policy."""
+    with reference(policy) as ref_model, torch.no_grad():
+        return own if ref_model is None else scored_logps(ref_model, rows)
 
 
 @contextlib.contextmanager
