@@ -40,6 +40,7 @@ PART_OF = {
     "_checkpoints": "model",
     "_forward": "model",
     "_rules": "gradients",
+    "_activations": "gradients",
     "_passes": "gradients",
     "_tangents": "gradients",
     "_token_gram": "gradients",

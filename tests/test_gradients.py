@@ -139,6 +139,50 @@ def test_token_matrix_does_not_depend_on_its_blocks():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("span", "positions"), [(1, 1), (2, 1), (3, 40)])
+def test_token_matrix_does_not_depend_on_its_spans(shape, span, positions, monkeypatch):
+    """Tokens cut into spans, whose graphs end with the span, and runs of equal rows."""
+    policy, pair = shapes.policy(shape), shapes.ragged_pairs()[0]
+    whole = tk.token_matrix(policy, pair).matrix
+    monkeypatch.setattr(_token_gram, "SPAN", span)
+    monkeypatch.setattr(_token_gram, "POSITIONS", positions)
+    np.testing.assert_allclose(tk.token_matrix(policy, pair).matrix, whole, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_backward_passes_stop_between_the_blocks(shape):
+    """Without the cuts the matrix is as right, but every group of layers starts from the top."""
+    model = shapes.policy(shape).model
+    plan = _passes.plan_for(model, dict(model.named_parameters()))
+    graph = _token_gram._Graph(model, plan, torch.arange(6), copies=2)
+    # The final norm, the blocks, the embeddings.
+    assert graph.count >= model.config.num_hidden_layers + 1
+
+
+def test_a_path_around_a_tensor_makes_it_no_cut():
+    """A gradient that goes round the cut would be lost without a word."""
+    leaf = torch.ones(2, requires_grad=True)
+    inner = leaf * 2
+    middle = inner * 3
+    around = middle * 5 + inner
+    straight = middle * 5
+    cuts, levels = _token_gram._levels(around, [inner, middle], [around, middle, leaf])
+    assert levels == [0, 0, 1] and len(cuts) == 2 and cuts[1] is inner
+    cuts, levels = _token_gram._levels(straight, [inner, middle], [straight, middle, leaf])
+    assert levels == [0, 1, 2] and cuts[1] is middle and cuts[2] is inner
+
+
+def test_token_matrix_without_any_cut(monkeypatch):
+    """Where blocks cannot be told apart, all layers are taken from the top."""
+    policy, pair = shapes.policy("llama"), shapes.ragged_pairs()[0]
+    whole = tk.token_matrix(policy, pair).matrix
+    monkeypatch.setattr(
+        _token_gram, "_agree_on_cuts", lambda graphs: [g.forget_cuts() for g in graphs]
+    )
+    np.testing.assert_allclose(tk.token_matrix(policy, pair).matrix, whole, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_batch_size_and_order_change_nothing(shape):
     """T15: padding must not leak into a shorter neighbour."""
     policy, pairs = shapes.policy(shape), shapes.ragged_pairs()

@@ -7,11 +7,12 @@ inputs ``A [T, in]`` and output gradients ``D [T, out]`` a linear layer's weight
 
 A rule answers four questions: ``products`` (‖·‖² and ⟨·,·⟩ of the two rows of each pair),
 ``gradient`` (of one row), ``tangent`` (what moving the parameters along a row's gradient adds to
-the layer's output), and ``gram`` (inner products of many token gradients of two rows).
+the layer's output), and ``gram`` (inner products of the token gradients of several rows).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -68,13 +69,17 @@ class Linear:
                 moved = (both @ (a.mT @ d)).view_as(moved)
         return moved + use.grads.sum(1, keepdim=True)[source] if self.bias else moved
 
-    def gram(self, a: Use, b: Use) -> Tensor:
-        """Return ``Σ (A Aᵀ) ⊙ (D_i D_jᵀ)`` over all tokens i of one row and j of another."""
-        total = torch.zeros(len(a.grads), len(b.grads), dtype=torch.float64)
-        if self.weight:
-            total += flat_products(a.grads, (a.inputs @ b.inputs.T) @ b.grads)
+    def gram(self, uses: Sequence[Use]) -> Tensor:
+        """Return ``Σ (A Aᵀ) ⊙ (D_i D_jᵀ)`` over all tokens i and j of the rows."""
+
+        def block(i: int, j: int) -> Tensor:
+            a, b = uses[i], uses[j]
+            return flat_products(a.grads, (a.inputs @ b.inputs.T) @ b.grads)
+
+        total = symmetric(len(uses), block) if self.weight else 0
         if self.bias:
-            total += flat_products(a.grads.sum(1), b.grads.sum(1))
+            sums = torch.cat([use.grads.sum(1) for use in uses])
+            total = total + flat_products(sums, sums)
         return total
 
 
@@ -113,10 +118,15 @@ class Embedding:
         grads, same = self.scaled(*use), use.inputs[source][:, None] == inputs[..., None]
         return same.to(grads.dtype) @ grads[source] * self.scale
 
-    def gram(self, a: Use, b: Use) -> Tensor:
-        """Return the inner products of all token gradients of one row with those of another."""
-        same = (a.inputs[:, None] == b.inputs).to(a.grads.dtype)
-        return flat_products(self.scaled(*a), same @ self.scaled(*b))
+    def gram(self, uses: Sequence[Use]) -> Tensor:
+        """Return the inner products of all token gradients of the rows."""
+        sums = [self.scaled(*use) for use in uses]
+
+        def block(i: int, j: int) -> Tensor:
+            same = (uses[i].inputs[:, None] == uses[j].inputs).to(sums[i].dtype)
+            return flat_products(sums[i], same @ sums[j])
+
+        return symmetric(len(uses), block)
 
 
 class Norm:
@@ -158,10 +168,11 @@ class Norm:
             moved = moved + self.normed(inputs) * rows[self.weight][source].view(shape)
         return moved + rows[self.bias][source].view(shape) if self.bias else moved
 
-    def gram(self, a: Use, b: Use) -> Tensor:
-        """Return the inner products of all token gradients of one row with those of another."""
-        left, right = self.vectors(a), self.vectors(b)
-        return sum(flat_products(left[name], right[name]) for name in left)
+    def gram(self, uses: Sequence[Use]) -> Tensor:
+        """Return the inner products of all token gradients of the rows."""
+        by_name = zip(*(self.vectors(use).values() for use in uses), strict=True)
+        vectors = [torch.cat(sides) for sides in by_name]
+        return sum(flat_products(v, v) for v in vectors)
 
 
 Rule = Linear | Embedding | Norm
@@ -233,6 +244,13 @@ def flat_products(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.flatten(1), b.flatten(1)
     spans = zip(a.split(1 << 16, 1), b.split(1 << 16, 1), strict=True)
     return sum((x @ y.T).double() for x, y in spans).cpu()
+
+
+def symmetric(count: int, block: Callable[[int, int], Tensor]) -> Tensor:
+    """Return the whole of a symmetric matrix from its blocks ``(i, j)`` with i ≤ j."""
+    upper = {(i, j): block(i, j) for i in range(count) for j in range(i, count)}
+    rows = [[upper[i, j] if i <= j else upper[j, i].T for j in range(count)] for i in range(count)]
+    return torch.cat([torch.cat(row, 1) for row in rows])
 
 
 def _by_side(rows: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -11,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from toolkit._activations import elementwise, replaced, sloped
 from toolkit._forward import Row, evaluation, response_logits
 from toolkit._passes import Plan, backward, widened
 from toolkit._rules import Linear, Use
 
 Uses = dict[nn.Module, Use]
-ELEMENTWISE = (nn.SiLU, nn.GELU, nn.ReLU, nn.Tanh, nn.Sigmoid)
 
 
 def token_products(
@@ -36,13 +35,13 @@ def token_products(
     forwards: dict[nn.Module, Callable | None] = {
         m: _moving(m, plan, uses, source) for m in plan.rules if m in uses and m is not head
     }
-    forwards |= {m: _elementwise(m) for m in model.modules() if _is_elementwise(m)}
+    forwards |= {m: _elementwise(m) for m in elementwise(model)}
     states: list[Tensor] = []
     forwards[head] = lambda inputs: states.append(inputs) or inputs[..., :1]
     hooks = widened(model, 2 * count)
     try:
         with (
-            _replaced(forwards),
+            replaced(forwards),
             evaluation(model),
             torch.no_grad(),
             forward_ad.dual_level(),
@@ -104,7 +103,7 @@ def _moving(module: nn.Module, plan: Plan, uses: Uses, source: Tensor) -> Callab
         else:
             output, moved = forward_ad.unpack_dual(plain(module, inputs))
             moved = torch.zeros_like(output) if moved is None else moved
-        with _replaced({module: None}):
+        with replaced({module: None}):
             moved = moved + rule.tangent(use, source, primal).to(output.dtype)
         if plan.tied and module is plan.tied[1]:
             moved = moved + _tied(plan, uses, source, primal).to(output.dtype)
@@ -137,26 +136,16 @@ def _tied(plan: Plan, uses: Uses, source: Tensor, ids: Tensor) -> Tensor:
     return plan.rules[embedding].scaled(ids, torch.stack(found))
 
 
-def _is_elementwise(module: nn.Module) -> bool:
-    kind = type(module)
-    known = kind in ELEMENTWISE or kind.__module__ == "transformers.activations"
-    return known and not any(True for _ in module.parameters())
-
-
 def _elementwise(module: nn.Module) -> Callable:
     """An activation's forward: its derivative is taken once for both copies of the batch."""
-    plain = type(module).forward
 
     def forward(inputs: Tensor) -> Tensor:
         primal, tangent = forward_ad.unpack_dual(inputs)
         if tangent is None:
-            return plain(module, primal)
-        with torch.enable_grad():
-            leaf = _half(primal).detach().requires_grad_()
-            output = plain(module, leaf)
-            (slope,) = torch.autograd.grad(output.sum(), leaf)
+            return type(module).forward(module, primal)
+        output, slope = sloped(module, _half(primal))
         moved = (tangent.view(2, *slope.shape) * slope).view_as(tangent)
-        return forward_ad.make_dual(_twice(output.detach()), moved)
+        return forward_ad.make_dual(_twice(output), moved)
 
     return forward
 
@@ -215,23 +204,3 @@ def _parts(both: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 def _masked(scores: Tensor, mask: Tensor) -> Tensor:
     return scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-
-
-@contextmanager
-def _replaced(forwards: dict[nn.Module, Callable | None]) -> Iterator[None]:
-    """Give modules another ``forward`` inside the block; ``None`` gives back their class's own."""
-    before = {m: vars(m).get("forward") for m in forwards}
-    try:
-        for module, forward in forwards.items():
-            _set_forward(module, forward)
-        yield
-    finally:
-        for module, forward in before.items():
-            _set_forward(module, forward)
-
-
-def _set_forward(module: nn.Module, forward: Callable | None) -> None:
-    if forward is None:
-        vars(module).pop("forward", None)
-    else:
-        module.forward = forward

@@ -1,0 +1,74 @@
+"""Modules with another forward for a while, and activations whose slope is taken only once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+ELEMENTWISE = (nn.SiLU, nn.GELU, nn.ReLU, nn.Tanh, nn.Sigmoid)
+
+
+def elementwise(model: nn.Module) -> list[nn.Module]:
+    """Return the model's activation modules: elementwise functions without parameters."""
+
+    def known(module: nn.Module) -> bool:
+        kind = type(module)
+        return kind in ELEMENTWISE or kind.__module__ == "transformers.activations"
+
+    return [m for m in model.modules() if known(m) and not any(True for _ in m.parameters())]
+
+
+def sloped(module: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an activation's output and its derivative at each entry."""
+    with torch.enable_grad():
+        leaf = inputs.detach().requires_grad_()
+        output = type(module).forward(module, leaf)
+        (slope,) = torch.autograd.grad(output.sum(), leaf)
+    return output.detach(), slope
+
+
+@contextmanager
+def slopes_kept(model: nn.Module) -> Iterator[None]:
+    """Let a graph keep each activation's slope: many backward passes then cost one product each."""
+
+    def forward_of(module: nn.Module) -> Callable[[Tensor], Tensor]:
+        return lambda inputs: _Sloped.apply(inputs, module)
+
+    with replaced({m: forward_of(m) for m in elementwise(model)}):
+        yield
+
+
+class _Sloped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs, module):
+        output, slope = sloped(module, inputs)
+        ctx.save_for_backward(slope)
+        return output
+
+    @staticmethod
+    def backward(ctx, grads):
+        (slope,) = ctx.saved_tensors
+        return grads * slope, None
+
+
+@contextmanager
+def replaced(forwards: dict[nn.Module, Callable | None]) -> Iterator[None]:
+    """Give modules another ``forward`` inside the block; ``None`` gives back their class's own."""
+    before = {m: vars(m).get("forward") for m in forwards}
+    try:
+        for module, forward in forwards.items():
+            _set_forward(module, forward)
+        yield
+    finally:
+        for module, forward in before.items():
+            _set_forward(module, forward)
+
+
+def _set_forward(module: nn.Module, forward: Callable | None) -> None:
+    if forward is None:
+        vars(module).pop("forward", None)
+    else:
+        module.forward = forward
