@@ -7,7 +7,7 @@ import shapes
 import torch
 
 import toolkit as tk
-from toolkit import _forward, _passes, _token_gram, gradients
+from toolkit import _batching, _forward, _passes, _token_gram, gradients
 
 SHAPES = list(shapes.CONFIGS)
 
@@ -180,6 +180,42 @@ def test_token_matrix_without_any_cut(monkeypatch):
         _token_gram, "_agree_on_cuts", lambda graphs: [g.forget_cuts() for g in graphs]
     )
     np.testing.assert_allclose(tk.token_matrix(policy, pair).matrix, whole, rtol=1e-9)
+
+
+def test_batches_fill_a_memory_budget():
+    """Padding counts: a batch is as wide as its longest row."""
+    pairs = [shapes.encoded(str(n), [1] * n, [2], [3, 4]) for n in (3, 3, 3, 8)]
+
+    def sizes(room, size=None):
+        device = torch.device("cpu")
+        return [len(b) for b in _batching.fitting(pairs, size, 10, device, 10 * room)]
+
+    assert sizes(2 * 3 * 5) == [3, 1]
+    assert sizes(2 * 4 * 10) == [4]
+    assert sizes(2 * 4 * 10 - 1) == [3, 1]
+    assert sizes(1) == [1, 1, 1, 1]
+    assert sizes(1, size=3) == [3, 1]
+
+
+def test_what_a_position_keeps_is_measured():
+    """The budget is worth nothing if the estimate does not grow with the model."""
+    found = {}
+    for shape in SHAPES:
+        model = shapes.policy(shape).model
+        found[shape] = _passes.plan_for(model, dict(model.named_parameters())).position_bytes
+        width = model.config.hidden_size
+        assert found[shape] > 10 * width * model.dtype.itemsize
+        assert found[shape] < 1000 * (width + model.config.vocab_size) * model.dtype.itemsize
+
+
+def test_results_do_not_depend_on_the_memory_budget():
+    policy, pairs = shapes.policy("llama"), shapes.ragged_pairs()
+    one, all_at_once = (
+        tk.pair_stats(policy, pairs, memory=m, progress=False) for m in (1, 1 << 30)
+    )
+    np.testing.assert_allclose(one.inner, all_at_once.inner, rtol=1e-9)
+    with pytest.raises(ValueError, match="memory must be a positive number of bytes"):
+        tk.pair_stats(policy, pairs, memory=0, progress=False)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

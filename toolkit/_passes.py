@@ -25,11 +25,14 @@ class Plan:
         rules: Modules with a rule for their parameters.
         tied: Output head and embedding, where they share the matrix.
         remainder: Parameters that no rule covers exactly: plain autograd takes them.
+        position_bytes: What one position of one row keeps for the backward pass, as measured;
+            0 where nothing was measured.
     """
 
     rules: dict[nn.Module, Rule]
     tied: tuple[nn.Module, nn.Module] | None
     remainder: Parameters
+    position_bytes: int = 0
 
 
 _PLANS: WeakKeyDictionary[nn.Module, dict[frozenset[str], Plan]] = WeakKeyDictionary()
@@ -45,12 +48,16 @@ def plan_for(model: nn.Module, selected: Parameters) -> Plan:
     plans = _PLANS.setdefault(model, {})
     key = frozenset(selected)
     if key not in plans:
-        draft = _draft(model, selected)
-        wrong = _misjudged(model, draft, selected)
+        draft, rows, kept = _draft(model, selected), _probe_rows(model), _Kept(model)
+        with kept:
+            found, _ = pair_products(model, draft, rows)
+        wrong = _misjudged(model, selected, rows, found)
         covered = {n: p for n, p in selected.items() if n not in wrong}
         rest = {n: selected[n] for n in selected if n in wrong}
         redraft = _draft(model, covered)
-        plans[key] = Plan(redraft.rules, redraft.tied, {**redraft.remainder, **rest})
+        remainder = {**redraft.remainder, **rest}
+        size = kept.total // sum(len(ids) for ids, _ in rows)
+        plans[key] = Plan(redraft.rules, redraft.tied, remainder, size)
     return plans[key]
 
 
@@ -217,10 +224,26 @@ def _draft(model: nn.Module, selected: Parameters) -> Plan:
     return Plan(rules, tied, remainder)
 
 
-def _misjudged(model: nn.Module, plan: Plan, selected: Parameters) -> set[str]:
+class _Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the bytes that a graph keeps for its backward pass, the parameters left out."""
+
+    def __init__(self, model: nn.Module):
+        self.total = 0
+        self.seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        super().__init__(self._count, lambda tensor: tensor)
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            self.seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor
+
+
+def _misjudged(
+    model: nn.Module, selected: Parameters, rows: Sequence[Row], found: dict[str, Tensor]
+) -> set[str]:
     """Names of parameters whose products by the rules differ from plain autograd's."""
-    rows = _probe_rows(model)
-    found, _ = pair_products(model, plan, rows)
     with only(model, selected), evaluation(model):
         sides = [
             torch.autograd.grad(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit import _autograd, _passes, _response_gram, _tangents, _token_gram
+from toolkit._batching import fitting, longest
 from toolkit._forward import sequences, token_texts
 from toolkit._gradient_results import (
     Gram,
@@ -32,6 +33,7 @@ def pair_stats(
     params: Params = "all",
     metric: Metric | None = None,
     batch_size: int | None = None,
+    memory: int | None = None,
     progress: bool = True,
 ) -> PairStats:
     """Return ‖g_chosen‖², ‖g_rejected‖² and ⟨g_chosen, g_rejected⟩ of every pair, exactly.
@@ -42,7 +44,10 @@ def pair_stats(
         params: Parameter set (see ``Policy.parameters_in``).
         metric: A diagonal metric P for ⟨·,·⟩_P, such as ``Metric.from_optimizer(adam, model)``;
             it needs materialised gradients, one backward per response. ``None``: Euclidean.
-        batch_size: Pairs per forward pass (default 8), halved where they do not fit in memory.
+        batch_size: Pairs per forward pass; ``None``: as many as fit into ``memory`` together. A
+            batch that does not fit after all is halved.
+        memory: Bytes that activations may take where ``batch_size`` is ``None`` (default 2 GiB on
+            the CPU, half of a GPU's memory).
         progress: Show a progress bar.
 
     Returns:
@@ -63,11 +68,12 @@ def pair_stats(
         (2, 2)
     """
     encoded = [policy.encode(p) for p in as_list(pairs)]
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].chosen_ids))
+    order = sorted(range(len(encoded)), key=lambda i: longest(encoded[i]))
     options = {
         "params": params,
         "metric": metric,
         "batch_size": batch_size,
+        "memory": memory,
         "progress": progress,
     }
     parts = list(iter_pair_stats(policy, [encoded[i] for i in order], **options))
@@ -81,16 +87,20 @@ def iter_pair_stats(
     params: Params = "all",
     metric: Metric | None = None,
     batch_size: int | None = None,
+    memory: int | None = None,
     progress: bool = False,
 ) -> Iterator[PairStats]:
-    """Yield :func:`pair_stats` batch by batch, so that long work can be stopped and kept."""
+    """Yield :func:`pair_stats` batch by batch, so that long work can be stopped and kept.
+
+    Pairs come in the order given; neighbours of similar length make for less padding.
+    """
     from tqdm.auto import tqdm
 
     encoded = [policy.encode(p) for p in as_list(pairs)]
     task = _Task(policy, params, metric)
     bar = tqdm(total=len(encoded), desc="pair gradients", unit="pair", disable=not progress)
     with bar:
-        for batch in batches(encoded, batch_size):
+        for batch in task.fitting(encoded, batch_size, memory):
             for part in _measured(task, batch):
                 bar.update(len(part))
                 yield part
@@ -256,6 +266,10 @@ class _Task:
             self.weights = metric.of(self.selected)
             self.plan = _passes.Plan({}, None, self.selected)
             self.labels = replace(self.labels, optimizer_metric=metric.name)
+
+    def fitting(self, encoded, batch_size, memory) -> Iterator[Sequence[EncodedPair]]:
+        """The pairs in batches that fit into memory."""
+        return fitting(encoded, batch_size, self.plan.position_bytes, self.policy.device, memory)
 
     def scales(self) -> dict[str, Tensor] | None:
         """√P by parameter name."""
