@@ -12,16 +12,19 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-FIELDS = (
-    "chosen_logps",
-    "rejected_logps",
-    "ref_chosen_logps",
-    "ref_rejected_logps",
-    "chosen_length",
-    "rejected_length",
-)
+from toolkit._loss_row import FIELDS, Loss
+from toolkit._margin_losses import BATCH_LOSSES, LOSSES
+
+__all__ = [
+    "FIELDS",
+    "LOSSES",
+    "Loss",
+    "LossWeights",
+    "is_finite_number",
+    "loss_table",
+    "loss_weights",
+]
 
 
 class HasLogps(Protocol):
@@ -33,30 +36,6 @@ class HasLogps(Protocol):
     ref_rejected_logps: np.ndarray
     chosen_length: np.ndarray
     rejected_length: np.ndarray
-
-
-@dataclass(frozen=True)
-class Loss:
-    """One row of the loss table.
-
-    Attributes:
-        key: Name of the loss, as its paper writes it.
-        function: Per-pair loss ``[B]`` from the fields it names (see ``FIELDS``) and its
-            hyper-parameters.
-        defaults: Hyper-parameters and their default values.
-        needs_ref: Whether the reference log-probabilities enter.
-        formula: The loss in one line.
-        source: arXiv id.
-        trl_loss_type: TRL's spelling, empty where TRL has none.
-    """
-
-    key: str
-    function: Callable[..., Tensor]
-    defaults: Mapping[str, float]
-    needs_ref: bool
-    formula: str
-    source: str
-    trl_loss_type: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,35 +68,27 @@ class LossWeights:
         return frame
 
 
-def _dpo(
-    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, *, beta: float
-) -> Tensor:
-    margin = (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)
-    return -logsigmoid(beta * margin)
-
-
-LOSSES: dict[str, Loss] = {
-    "dpo": Loss(
-        key="dpo",
-        function=_dpo,
-        defaults={"beta": 0.1},
-        needs_ref=True,
-        formula="−log σ(β·Δ), Δ = chosen logratio − rejected logratio",
-        source="arXiv 2305.18290, Eq. 7",
-        trl_loss_type="sigmoid",
-    )
-}
-
-
 def loss_table() -> pd.DataFrame:
     """Return the table of losses, one row a loss.
+
+    Keys follow the papers. Where TRL uses the same word for another loss, this table keeps the
+    paper's: ``ipo`` sums over tokens, and TRL's ``"ipo"`` is ``ipo_avg``. TRL's losses over a whole
+    batch (``"aot"``, ``"aot_unpaired"``) have no weights of a pair and are not in it.
+
+    Returns:
+        A frame with ``formula``, ``ratio`` (what ``d_chosen / d_rejected`` does), ``defaults``,
+        ``needs_ref``, ``source``, ``trl_loss_type`` and ``trl_trainer``, indexed by ``loss``.
+
+    Source:
+        Each row's own; the weights are those of arXiv 2410.13828, Table 1.
 
     Example:
         >>> import toolkit as tk
         >>> tk.loss_table().loc["dpo", "formula"]
         '−log σ(β·Δ), Δ = chosen logratio − rejected logratio'
     """
-    columns = ["formula", "defaults", "needs_ref", "source", "trl_loss_type"]
+    columns = ["formula", "ratio", "defaults", "needs_ref", "source"]
+    columns += ["trl_loss_type", "trl_trainer"]
     rows = {key: [getattr(row, c) for c in columns] for key, row in LOSSES.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("loss")
 
@@ -141,8 +112,9 @@ def loss_weights(
         :class:`LossWeights` in pair order.
 
     Raises:
-        ValueError: If the loss or a hyper-parameter is unknown or not a finite number, or the
-            function does not return one finite value a pair.
+        ValueError: If the loss or a hyper-parameter is unknown, a value is no finite number or
+            outside its limits, or the function does not return one finite value a pair. For one of
+            TRL's words, the message names the key of this table.
 
     Source:
         arXiv 2410.13828, Eqs. 3-5 (``−∇ℓ = d_w ∇log π(y_w) − d_l ∇log π(y_l)``).
@@ -174,13 +146,12 @@ def _resolve(loss, hparams) -> tuple[str, Callable[..., Tensor], dict[str, float
     if callable(loss):
         key, function = getattr(loss, "__name__", "custom"), loss
         allowed, defaults = _options_of(loss)
+        limits = {}
     else:
         if not isinstance(loss, str) or loss not in LOSSES:
-            raise ValueError(
-                f"loss={loss!r} is unknown; allowed: {', '.join(LOSSES)}, or a function"
-            )
+            raise ValueError(_why_unknown(loss))
         row = LOSSES[loss]
-        key, function, defaults = loss, row.function, row.defaults
+        key, function, defaults, limits = loss, row.function, row.defaults, row.limits
         allowed = dict.fromkeys(defaults, False)
     merged = {**defaults, **hparams}
     for name, value in merged.items():
@@ -190,10 +161,22 @@ def _resolve(loss, hparams) -> tuple[str, Callable[..., Tensor], dict[str, float
             )
         if not is_finite_number(value):
             raise ValueError(f"{name} must be a finite number, received {value!r}")
+        if name in limits and value not in limits[name]:
+            raise ValueError(f"{name} of {key} must lie in {limits[name]}, received {value!r}")
     for name, required in allowed.items():
         if required and name not in merged:
             raise ValueError(f"{key} needs a value for {name}: give it as {name}=…")
     return key, function, merged
+
+
+def _why_unknown(loss) -> str:
+    if isinstance(loss, str) and loss in BATCH_LOSSES:
+        return f"loss={loss!r} has no weights of one pair: {BATCH_LOSSES[loss]}"
+    ours = [row for row in LOSSES.values() if row.trl_loss_type and row.trl_loss_type == str(loss)]
+    if ours:
+        named = " or ".join(f"{row.key!r} ({row.trl_trainer})" for row in ours)
+        return f"loss={loss!r} is TRL's word; here it is {named}"
+    return f"loss={loss!r} is unknown; allowed: {', '.join(LOSSES)}, or a function"
 
 
 def _options_of(function) -> tuple[dict[str, bool], dict[str, float]]:
