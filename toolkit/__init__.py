@@ -26,6 +26,10 @@ _HOME = {
     ),
     "model": "Labels PairLogps Policy load_model per_token_logps",
     "losses": "LOSSES Loss LossWeights loss_table loss_weights",
+    "dynamics": (
+        "SingleTokenTheory StepRecord TrainingRun Trajectory displacement_verdict mass_flow "
+        "predict_step single_token_theory train"
+    ),
     "gradients": (
         "Gram Metric PairStats TokenContributions TokenMatrix gram pair_stats token_contributions "
         "token_matrix"
