@@ -625,3 +625,37 @@ def test_repr_says_what_it_is():
     text = repr(shapes.policy("gpt2"))
     for part in ("'gpt2'", "GPT2LMHeadModel", "float64", "cpu", "reference: same weights"):
         assert part in text
+
+
+def test_longrope_rows_past_the_switch_are_refused():
+    """Past it one long row would change the rotary factors of every other row in the batch."""
+    from transformers import AutoModelForCausalLM, Phi3Config
+
+    config = Phi3Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        original_max_position_embeddings=12,
+        pad_token_id=0,
+        eos_token_id=1,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "short_factor": [1.0] * 4,
+            "long_factor": [4.0] * 4,
+            "original_max_position_embeddings": 12,
+        },
+    )
+    model = AutoModelForCausalLM.from_config(config).double()
+    policy = tk.Policy(model, shapes.Letters())
+    assert policy.context_length == 12
+    short, near = (shapes.encoded(str(n), [5] * n, [6, 7], [8, 9]) for n in (3, 10))
+    alone = tk.per_token_logps(policy, short)[0]
+    together = tk.per_token_logps(policy, [short, near])[0]
+    torch.testing.assert_close(alone.chosen, together.chosen)
+    with pytest.raises(tk.PairError, match="13 tokens, but the limit is 12"):
+        tk.per_token_logps(policy, shapes.encoded("long", [5] * 11, [6, 7], [8, 9]))

@@ -132,10 +132,15 @@ class Policy:
 
     @property
     def context_length(self) -> int | None:
-        """Longest input in tokens (prompt and completion), or ``None`` where it is unbounded."""
+        """Longest input in tokens (prompt and completion), or ``None`` where it is unbounded.
+
+        Rotary embeddings of the ``longrope`` kind turn to other factors for the whole batch once
+        one row is longer than the model was first trained on: up to there alone is a result
+        independent of what it is batched with, and longer rows are refused.
+        """
         config = self.model.config.get_text_config()
         own = getattr(config, "max_position_embeddings", None)
-        limits = [n for n in (own, self.max_length) if n]
+        limits = [n for n in (own, self.max_length, *_longrope_starts(config)) if n]
         return min(limits) if limits else None
 
     @property
@@ -376,6 +381,15 @@ def batches(items: Sequence, size: int | None) -> Iterator[Sequence]:
         raise ValueError(f"batch_size must be a positive integer, received {size!r}")
     for i in range(0, len(items), size):
         yield items[i : i + size]
+
+
+def _longrope_starts(config) -> list[int]:
+    """Lengths at which a model's longrope embeddings turn to their long factors."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    by_layer = [kind for kind in rope.values() if isinstance(kind, dict)] or [rope]
+    kinds = [kind for kind in by_layer if kind.get("rope_type") == "longrope"]
+    default = getattr(config, "original_max_position_embeddings", None)
+    return [kind.get("original_max_position_embeddings", default) for kind in kinds]
 
 
 def _has_adapter(model) -> bool:
