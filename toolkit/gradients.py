@@ -11,7 +11,7 @@ from torch import Tensor
 
 from toolkit import _autograd, _passes, _response_gram, _tangents, _token_gram
 from toolkit._batching import fitting, longest
-from toolkit._forward import sequences, token_texts
+from toolkit._forward import evaluation, scored_logps, sequences, token_texts
 from toolkit._gradient_results import (
     Gram,
     PairStats,
@@ -294,8 +294,11 @@ def _measured(task: _Task, batch) -> list[PairStats]:
 
 def _measure(task: _Task, batch) -> PairStats:
     model, plan, rows = task.policy.model, task.plan, sequences(batch)
-    # Also without any rule: its log-probabilities are needed.
-    parts, own = _passes.pair_products(model, plan, rows)
+    if plan.rules:
+        parts, own = _passes.pair_products(model, plan, rows)
+    else:
+        with evaluation(model), torch.no_grad():
+            parts, own = {}, scored_logps(model, rows)
     if plan.remainder:
         parts.update(_autograd.pair_products(model, plan.remainder, rows, task.weights))
     ref = reference_logps(task.policy, rows, own)
