@@ -10,7 +10,7 @@ another token's gradient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,16 +27,22 @@ MEMORY = 1 << 30  # bytes of token-wise output gradients kept at once
 
 
 def token_gram(
-    model: nn.Module, plan: Plan, rows: Sequence[Row], memory: int = MEMORY
+    model: nn.Module,
+    plan: Plan,
+    rows: Sequence[Row],
+    memory: int = MEMORY,
+    done: Callable[[int, int], None] = lambda level, count: None,
 ) -> tuple[Tensor, Tensor]:
     """Return the log-probabilities and the Gram matrix of all token gradients of two responses.
 
-    Layers are taken in groups whose per-token gradients fit into ``memory`` bytes.
+    Layers are taken in groups whose per-token gradients fit into ``memory`` bytes; ``done`` is
+    told how many of how many cuts are behind.
     """
     sides = [_Response(model, plan, row) for row in rows]
     _agree_on_cuts([graph for side in sides for graph in side.graphs])
     gram = _head_gram(plan, sides)
-    for level in range(sides[0].graphs[0].count):
+    count = sides[0].graphs[0].count
+    for level in range(count):
         groups = _groups(plan, sides, level, memory)
         for group in groups:
             last = group is groups[-1]
@@ -46,6 +52,7 @@ def token_gram(
                     gram += plan.rules[module].gram(uses)
                     if plan.tied and module is plan.tied[1]:
                         gram += _tied_gram(plan.rules[module], sides, uses)
+        done(level + 1, count)
     return torch.cat([s.logps for s in sides]), (gram + gram.T) / 2
 
 

@@ -155,6 +155,7 @@ def token_matrix(
     *,
     params: Params = "all",
     metric: Metric | None = None,
+    progress: bool = False,
 ) -> TokenMatrix:
     """Return the matrix ⟨∇log π_i, ∇log π_j⟩ over all tokens of both responses.
 
@@ -163,6 +164,7 @@ def token_matrix(
         pair: One pair.
         params: Parameter set (see ``Policy.parameters_in``).
         metric: A diagonal metric P for ⟨·,·⟩_P (plain autograd, slower); ``None``: Euclidean.
+        progress: Show a progress bar over the layers (not with plain autograd).
 
     Raises:
         PairError: If the pair cannot be scored.
@@ -177,12 +179,17 @@ def token_matrix(
         >>> tk.token_matrix(policy, tk.load_pairs("single_token", limit=1)[0]).matrix.shape
         (4, 4)
     """
+    from tqdm.auto import tqdm
+
     enc, task = policy.encode(pair), _Task(policy, params, metric)
     rows = sequences([enc])
     if task.plan.remainder:
         _, gram = _autograd.token_gram(policy.model, task.selected, rows, metric=task.weights)
     else:
-        _, gram = _token_gram.token_gram(policy.model, task.plan, rows)
+        with tqdm(desc="token gradients", unit="block", disable=not progress) as bar:
+            _, gram = _token_gram.token_gram(
+                policy.model, task.plan, rows, done=lambda level, count: _show(bar, level, count)
+            )
     sides, positions, tokens = _token_axis(policy, rows)
     return TokenMatrix(enc.id, gram.numpy(), tokens, sides, positions, task.labels)
 
@@ -303,6 +310,11 @@ def _measure(task: _Task, batch) -> PairStats:
         parts.update(_autograd.pair_products(model, plan.remainder, rows, task.weights))
     ref = reference_logps(task.policy, rows, own)
     return _to_stats([enc.id for enc in batch], own, ref, parts, task.labels)
+
+
+def _show(bar, level: int, count: int) -> None:
+    bar.total = count
+    bar.update(level - bar.n)
 
 
 def _token_axis(policy: Policy, rows) -> tuple[np.ndarray, np.ndarray, list[str]]:
