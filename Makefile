@@ -35,7 +35,7 @@ test: $(VENV)/.dev-installed ## lint, unit, notebook and browser tests
 	$(RUN) pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks $(PYTEST_ARGS)
 
-bench: $(VENV)/.dev-installed ## measure speed and memory side by side
+bench: $(VENV)/.bench-installed ## measure speed and memory side by side (about half an hour)
 	$(VENV)/bin/python benchmarks/run.py
 
 notebooks: $(VENV)/.dev-installed ## run every notebook again and save it, all or none
@@ -60,6 +60,11 @@ $(VENV)/.lab-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Installing into $(VENV) with the test tools; the first time takes some minutes."
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "Installing into $(VENV) with what the benchmarks compare with."
+	@$(PIP) --editable '.[dev,bench]'
 	@touch $@
 
 $(VENV)/bin/pip:

@@ -26,8 +26,8 @@ def write(rows: list[dict], folder: Path, options) -> None:
 def _table(frame: pd.DataFrame, options) -> str:
     lines = [
         f"torch {torch.__version__}, {options.threads} threads, {platform.machine()}, "
-        f"{options.repeats} interleaved repeats, float32. `×` is the time over `plain` "
-        "(median, minimum); memory is the peak above the loaded model, GiB.",
+        f"{options.repeats} interleaved repeats (slow methods: one run), float32. `×` is the time "
+        "over `plain` (median, minimum); memory is the peak above the loaded model, GiB.",
         "",
         "| model | prompt + completion | method | × median | × min | s | error | GiB | covers |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -44,9 +44,10 @@ def _table(frame: pd.DataFrame, options) -> str:
 
 def _figure(frame: pd.DataFrame, path: Path) -> None:
     shown = frame[frame["method"] != "plain"].copy()
-    shown["case"] = shown["model"] + " " + shown["lengths"]
-    fig, ax = plt.subplots(figsize=(9, 1.2 + 0.32 * len(shown)), layout="constrained")
-    sns.barplot(shown, x="median", y="method", hue="case", palette="colorblind", ax=ax)
+    fig, ax = plt.subplots(figsize=(9, 5), layout="constrained")
+    sns.scatterplot(
+        shown, x="median", y="method", hue="model", style="lengths", palette="colorblind", ax=ax
+    )
     ax.set(xscale="log", xlabel="time ÷ one forward and backward (log scale)", ylabel="")
     ax.axvline(1, color="black", linewidth=1)
     fig.savefig(path, dpi=110)

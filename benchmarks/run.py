@@ -1,8 +1,9 @@
 """Time, memory and error of the gradient products, side by side: `make bench`.
 
 Every time is a ratio to `plain`: one forward and backward of the same batch with response logits
-only. Methods of one case are run in turns (interleaved) in one process; peak memory comes from a
-process of its own for each method; errors are against plain autograd in float64.
+only. Methods of one case are run in turns (interleaved) in one process, slow ones once; peak memory
+comes from one run in a process of its own for each method; errors are against plain autograd in
+float64. All nine cases take about half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def main() -> None:
     if options.memory_of:
         print(json.dumps(_peak_memory(*options.memory_of)))
         return
+    if not methods.has_opacus():
+        print("Opacus is left out: pip install -e '.[bench]' -c constraints.txt", flush=True)
     rows = []
     for model_name in options.models:
         model = cases.model(model_name)
@@ -43,7 +46,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(cases.CONFIGS), choices=cases.CONFIGS)
     parser.add_argument("--lengths", nargs="+", default=list(cases.LENGTHS), choices=cases.LENGTHS)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory-of", nargs=3, metavar=("MODEL", "LENGTHS", "METHOD"))
     return parser.parse_args()
@@ -52,36 +55,45 @@ def _options() -> argparse.Namespace:
 def _case(name: str, model, lengths: str, options) -> list[dict]:
     batch = cases.batch(model, lengths)
     runs = {method: methods.METHODS[method] for method in methods.for_case(lengths)}
-    times = {method: [] for method in runs}
-    results = {method: run.call(model, batch) for method, run in runs.items()}  # and warm up
-    for _ in range(options.repeats):
-        for method, run in runs.items():
-            if run.slow and times[method]:
-                continue
-            start = time.perf_counter()
-            run.call(model, batch)
-            times[method].append((time.perf_counter() - start) * run.scale(batch))
+    times, results = _measure(f"{name} {lengths}", model, batch, runs, options.repeats)
     oracle = methods.Oracle(model, batch)
     plain = {f.__name__: f(times["plain"]) for f in (statistics.median, min)}
     rows = []
     for method, run in runs.items():
-        peak = _memory_in_another_process(name, lengths, method, options)
         rows.append(
             {
                 "model": name,
                 "lengths": lengths,
                 "method": method,
-                "quantity": run.quantity,
                 "median": statistics.median(times[method]) / plain["median"],
                 "minimum": min(times[method]) / plain["min"],
                 "seconds": statistics.median(times[method]),
                 "error": oracle.error(run.quantity, results[method]),
-                "memory": peak,
-                "covers": run.covers,
+                "covers": getattr(results[method], "covers", run.covers),
             }
         )
-        print(json.dumps(rows[-1]), flush=True)
+    del oracle  # gigabytes that the processes below may need
+    for row in rows:
+        if runs[row["method"]].peak:
+            row["memory"] = _memory_in_another_process(name, lengths, row["method"], options)
+        print(json.dumps(row, ensure_ascii=False), flush=True)
     return rows
+
+
+def _measure(case: str, model, batch, runs: dict, repeats: int) -> tuple[dict, dict]:
+    """Return the seconds and the result of every method; slow ones are not warmed up."""
+    times, results = {method: [] for method in runs}, {}
+    for turn in range(repeats + 1):
+        for method, run in runs.items():
+            if run.slow and turn != 1:
+                continue
+            start = time.perf_counter()
+            results[method] = run.call(model, batch)
+            seconds = time.perf_counter() - start
+            print(f"{case} turn {turn} of {repeats}: {method}, {seconds:.1f} s", flush=True)
+            if turn:
+                times[method].append(getattr(results[method], "seconds", seconds))
+    return times, results
 
 
 def _memory_in_another_process(name: str, lengths: str, method: str, options) -> float | None:
@@ -89,6 +101,7 @@ def _memory_in_another_process(name: str, lengths: str, method: str, options) ->
     command += ["--memory-of", name, lengths, method]
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False)
     if done.returncode:
+        print(f"no memory of {method}:", *done.stderr.splitlines()[-1:], flush=True)
         return None
     return json.loads(done.stdout.splitlines()[-1])
 
