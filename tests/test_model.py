@@ -518,7 +518,7 @@ def test_padding_is_not_taken_for_text_by_transformers():
     library.addHandler(handler)
     try:
         tk.per_token_logps(policy, pairs)
-        tk.similarity(policy, pairs)
+        tk.similarity(policy, pairs, progress=False)
     finally:
         library.removeHandler(handler)
     assert not [message for message in seen if "attention_mask" in message]

@@ -46,7 +46,7 @@ def other(shape: str, tokenizer) -> tk.Policy:
 def test_everything_runs_on_real_dialogues(shape, tiny, dialogues):
     policy = tiny if shape == "tiny" else other(shape, tiny.tokenizer)
     stats = tk.pair_stats(policy, dialogues, progress=False)
-    similarity = tk.similarity(policy, dialogues)
+    similarity = tk.similarity(policy, dialogues, progress=False)
     explorer = tk.PairExplorer(policy, dialogues, stats=stats, similarity=similarity, live=False)
     frame = explorer.to_frame()
     assert list(frame["id"]) == [p.id for p in dialogues] == list(similarity["id"])

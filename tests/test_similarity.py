@@ -1,23 +1,36 @@
 """CHES and its baselines against the definitions, and the identities C1–C8 and C10."""
 
+from importlib import import_module
+
 import numpy as np
+import pandas as pd
 import pytest
 import reference
 import shapes
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Gemma2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    GraniteConfig,
+    MistralConfig,
+)
 
 import toolkit as tk
-from toolkit.similarity import _edit_distance, head_inputs
+from toolkit import _trunk
+from toolkit._trunk import head_inputs
+from toolkit.similarity import _edit_distance, ches_tokens
 
 SHAPES = list(shapes.CONFIGS)
+# The façade gives the function of that name, never the module.
+MODULE = import_module("toolkit.similarity")
 SCORES = ["ches", "ln_ches", "neg_edit_distance", "last_hidden_inner"]
 
 
 def row(policy, pair):
-    return tk.similarity(policy, pair).iloc[0]
+    return tk.similarity(policy, pair, progress=False).iloc[0]
 
 
 def swapped(pair):
@@ -42,7 +55,7 @@ def state_sums(policy, pair):
     return sums
 
 
-def gemma(dtype=torch.float64):
+def gemma(dtype=torch.float64, cap=2.0):
     """Scaled embeddings, soft-capped attention and logits, tied head, sliding layers."""
     torch.manual_seed(0)
     config = Gemma2Config(
@@ -54,7 +67,7 @@ def gemma(dtype=torch.float64):
         num_key_value_heads=1,
         head_dim=12,
         max_position_embeddings=64,
-        final_logit_softcapping=2.0,
+        final_logit_softcapping=cap,
     )
     model = AutoModelForCausalLM.from_config(config).to(dtype)
     return tk.Policy(model, shapes.Letters(), name="gemma2")
@@ -91,6 +104,58 @@ def test_a_soft_capped_model_gives_the_state_before_its_head():
             torch.testing.assert_close(2 * torch.tanh(raw / 2), out.logits[0])
     a, b = (s[:-1][m[1:]].sum(0) for s, (_, m) in zip(states, reference.sides(pair), strict=True))
     assert row(policy, pair).ches == pytest.approx(float(a @ b - a @ a))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", list(shapes.ODD_CONFIGS))
+def test_odd_shapes_equal_the_definition(shape, dtype):
+    """Whatever layout such a model gets, its score is that of its own trunk's states."""
+    policy, pairs = shapes.policy(shape, dtype), shapes.ragged_pairs()
+    frame, twin = tk.similarity(policy, pairs, progress=False), reference.double(policy.model)
+    for pair, got in zip(pairs, frame.ches, strict=True):
+        with torch.no_grad():
+            a, b = (
+                twin.base_model(ids[None]).last_hidden_state[0, :-1][mask[1:]].sum(0)
+                for ids, mask in reference.sides(pair)
+            )
+        size = float(a.norm() * (a.norm() + b.norm()))
+        assert got == pytest.approx(float(a @ b - a @ a), abs=2e-6 * size)
+
+
+def test_a_sliding_window_is_kept():
+    """A 4-D mask would lift it in silence: the pair is longer than the window on both sides."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=shapes.VOCAB,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=4,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
+    model = AutoModelForCausalLM.from_config(config).to(torch.float64)
+    policy = tk.Policy(model, shapes.Letters(), name="mistral")
+    pair = shapes.encoded("p", [5, 9, 3, 30, 31], [11, 7, 8, 2, 40, 41], [12, 7, 8, 2, 9])
+    expected, _ = reference.ches(reference.double(model), pair)
+    assert row(policy, pair).ches == pytest.approx(expected, rel=1e-5)
+    lifted = MODULE._scores(pair, *_trunk.packed(model, [pair]))["ches"]
+    assert abs(lifted - expected) > 1e-2 * abs(expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shared_tokens_are_run_once(shape):
+    """The point of packing: count the tokens that the model is given, probe aside."""
+    policy = shapes.policy(shape)
+    pair = shapes.encoded("p", range(20), [30, 31, 32, 33], [30, 31, 34])
+    tk.similarity(policy, pair, progress=False)
+    seen = []
+    embedding = policy.model.get_input_embeddings()
+    embedding.register_forward_pre_hook(lambda module, args: seen.append(args[0].numel()))
+    tk.similarity(policy, pair, progress=False)
+    assert seen == [20 + 2 + 2 + 1]
 
 
 # --- the index rule ---
@@ -151,11 +216,10 @@ def test_identities_of_pairs(shape):
         assert first.ches[i] <= float(b @ b) / 4 * (1 + 1e-9)
     for name in ("neg_edit_distance", "last_hidden_inner"):
         np.testing.assert_allclose(first[name], second[name])
-    assert first.ches[3] == pytest.approx(0, abs=1e-9)
-    assert first.ln_ches[3] == pytest.approx(0, abs=1e-9)
+    assert (first.ches[3], first.ln_ches[3]) == (0, 0)
 
     same = row(policy, shapes.encoded("same", [5, 6], [7, 8, 9], [7, 8, 9]))
-    assert (same.ches, same.ln_ches) == pytest.approx((0, 0), abs=1e-9)
+    assert (same.ches, same.ln_ches) == (0, 0), "shared states are the same numbers"
     assert same.neg_edit_distance == 0
 
 
@@ -242,6 +306,36 @@ def test_padding_batch_size_and_order_change_nothing(shape):
         np.testing.assert_allclose(got, alone, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("shape", ["llama", "gemma2"])
+@pytest.mark.parametrize("budget", [1, 20, 30, 10_000])
+def test_buckets_change_nothing(shape, budget, monkeypatch):
+    """However pairs are put together by length, each keeps its row and its numbers."""
+    policy, pairs = shapes.policy(shape), shapes.ragged_pairs() * 2
+    alone = [row(policy, pair) for pair in pairs]
+    monkeypatch.setattr(MODULE, "_token_budget", lambda device: budget)
+    options = {"head_slack": shape == "llama", "progress": False}
+    frame = tk.similarity(policy, pairs, **options)
+    assert frame["id"].tolist() == [pair.id for pair in pairs]
+    expected = pd.DataFrame(alone)[SCORES].astype(float)
+    np.testing.assert_allclose(frame[SCORES], expected, rtol=1e-6, atol=1e-6)
+    if shape == "llama":
+        frame = tk.similarity(policy, pairs[::-1], batch_size=3, **options)[::-1]
+        np.testing.assert_allclose(frame.head_slack, [slack(policy, p) for p in pairs], rtol=1e-6)
+
+
+def test_the_budget_counts_padding(monkeypatch):
+    """Rows of a bucket are as wide as its longest; the first one sets how many fit."""
+    pairs = shapes.ragged_pairs()
+    policy = shapes.policy("llama")
+    monkeypatch.setattr(MODULE, "_token_budget", lambda device: 40)
+    tk.similarity(policy, pairs, progress=False)
+    seen = []
+    embedding = policy.model.get_input_embeddings()
+    embedding.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
+    tk.similarity(policy, pairs, progress=False)
+    assert seen == [(2, 16), (3, 11)]
+
+
 def test_the_padding_id_does_not_matter(monkeypatch):
     policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()
     before = tk.similarity(policy, pairs)
@@ -260,6 +354,126 @@ def test_large_sums_keep_their_difference_in_bfloat16():
         )
     a, b = chosen[:-1].sum(0), rejected[:-1].sum(0)
     assert row(policy, pair).ches == pytest.approx(float(a @ (b - a)), rel=0.05)
+
+
+# --- the slack of the output embedding ---
+
+
+def slack(policy, pair):
+    return tk.similarity(policy, pair, head_slack=True, progress=False).head_slack[0]
+
+
+def untied(**options):
+    """A GPT-2 with a head of its own; ``options`` go to the head."""
+    config = GPT2Config(
+        vocab_size=shapes.VOCAB, n_positions=64, n_embd=24, n_layer=2, n_head=2, pad_token_id=0
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).to(torch.float64)
+    model.lm_head = torch.nn.Linear(24, shapes.VOCAB, **options).to(torch.float64)
+    return tk.Policy(model, shapes.Letters(), name="untied")
+
+
+@pytest.mark.parametrize("chunk", [7, shapes.VOCAB, 8192])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_head_slack_is_the_slack_of_the_head(dtype, chunk, monkeypatch):
+    """Against the gradient products, and however the vocabulary is cut."""
+    monkeypatch.setattr(MODULE, "_VOCABULARY_CHUNK", chunk)
+    policy, pairs = shapes.policy("llama", dtype), shapes.ragged_pairs()
+    frame = tk.similarity(policy, pairs, head_slack=True, progress=False)
+    stats = tk.pair_stats(policy, pairs, params="head", progress=False)
+    size = stats.chosen_sq_norm + abs(stats.inner)
+    off = abs(frame.head_slack - (stats.chosen_sq_norm - stats.inner)) / size
+    assert off.max() < (2e-6 if dtype == torch.float32 else 1e-9)
+    assert "head matrix only" in frame.attrs["head_slack"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_head_slack_is_of_the_matrix_alone(bias):
+    """With a bias and from materialised gradients; the bias has its say in the probabilities."""
+    policy = untied(bias=bias)
+    for pair in shapes.ragged_pairs():
+        twin = reference.double(policy.model)
+        products = reference.pair_products(twin, pair, ["lm_head.weight"])
+        assert slack(policy, pair) == pytest.approx(products[0] - products[2], rel=1e-9)
+
+
+def test_head_slack_of_a_tied_matrix_leaves_its_other_use_out():
+    tied, twin = shapes.policy("gpt2"), untied(bias=False)
+    state = {**tied.model.state_dict()}
+    twin.model.load_state_dict(state)
+    for pair in shapes.ragged_pairs():
+        assert slack(tied, pair) == pytest.approx(slack(twin, pair), rel=1e-9)
+
+
+def test_head_slack_and_ches_agree_where_all_weights_are_one():
+    """With one-hot targets that never repeat and p = 0 the weights are the identity."""
+    pair = shapes.encoded("same", [5, 6], [7, 8, 9], [7, 8, 9])
+    assert slack(shapes.policy("llama"), pair) == pytest.approx(0, abs=1e-9)
+    # One token, one context: (1 − p_a + p_b)‖h‖².
+    policy, single = shapes.policy("llama"), shapes.encoded("one", [8, 2, 7], [30], [31])
+    with torch.no_grad():
+        twin = reference.double(policy.model)
+        h = reference.hidden_states(twin, single.chosen_ids)[2]
+        p = (twin.lm_head(h)).softmax(0)
+    assert slack(policy, single) == pytest.approx(float((1 - p[30] + p[31]) * (h @ h)), rel=1e-6)
+
+
+def scaled():
+    """Logits divided by a constant after the head."""
+    torch.manual_seed(0)
+    config = GraniteConfig(**shapes.BASE, logits_scaling=4.0)
+    model = AutoModelForCausalLM.from_config(config).to(torch.float64)
+    return tk.Policy(model, shapes.Letters(), name="granite")
+
+
+@pytest.mark.parametrize("build", [gemma, lambda: gemma(cap=30.0), scaled])
+def test_head_slack_is_nan_where_the_logits_are_no_plain_product(build):
+    """The closed form is another one there; a cap far above the logits is a cap all the same."""
+    policy = build()
+    frame = tk.similarity(policy, shapes.ragged_pairs(), head_slack=True, progress=False)
+    assert frame.head_slack.isna().all() and frame.ches.notna().all()
+    assert "NaN" in frame.attrs["head_slack"]
+    assert not policy.model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_head_slack_comes_only_on_request():
+    frame = tk.similarity(shapes.policy("llama"), shapes.ragged_pairs(), progress=False)
+    assert "head_slack" not in frame and "head_slack" not in frame.attrs
+
+
+# --- tokens ---
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_token_shares_equal_their_definition_and_sum_to_ches(shape):
+    policy = shapes.policy(shape)
+    twin = reference.double(policy.model)
+    for pair in shapes.ragged_pairs():
+        frame = ches_tokens(policy, pair)
+        chosen, rejected = (frame[frame.side == side] for side in ("chosen", "rejected"))
+        a, b = state_sums(policy, pair)
+        with torch.no_grad():
+            h, k = (reference.hidden_states(twin, ids) for ids, _ in reference.sides(pair))
+        h, k = (s[:-1][m[1:]] for s, (_, m) in zip((h, k), reference.sides(pair), strict=True))
+        close = 1e-6 * float(a.norm() * (a.norm() + b.norm()))
+        np.testing.assert_allclose(chosen.ches_share, h @ (b - a), atol=close)
+        np.testing.assert_allclose(rejected.inner_with_chosen, k @ a, atol=close)
+        ches = row(policy, pair).ches
+        assert chosen.ches_share.sum() == pytest.approx(ches, rel=1e-12, abs=1e-9)
+        parts = rejected.inner_with_chosen.sum() - chosen.inner_with_chosen.sum()
+        assert parts == pytest.approx(ches, rel=1e-9, abs=1e-9)
+        assert rejected.ches_share.isna().all()
+
+
+def test_the_token_frame_is_tidy():
+    frame = ches_tokens(shapes.policy("gpt2"), shapes.ragged_pairs()[2])
+    columns = ["pair_id", "side", "position", "token", "ches_share", "inner_with_chosen"]
+    assert list(frame.columns) == columns
+    assert set(frame.pair_id) == {"long"} and frame.attrs["model"] == "gpt2"
+    assert frame.side.tolist() == ["chosen"] * 12 + ["rejected"] * 3
+    assert frame.position.tolist() == [*range(12), *range(3)]
+    assert frame.token.tolist()[-3:] == ["<40>", "<0>", "<41>"]
 
 
 # --- edit distance ---
@@ -319,6 +533,12 @@ def test_the_frame_has_the_agreed_columns_and_labels():
     frame = tk.similarity(policy, shapes.ragged_pairs()[0])
     assert list(frame.columns) == ["id", *SCORES, "chosen_length", "rejected_length"]
     assert frame.attrs["model"] == "gpt2" and frame.attrs["dtype"] == "float64"
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_the_bar_is_shown_on_request(progress, capsys):
+    tk.similarity(shapes.policy("gpt2"), shapes.ragged_pairs(), progress=progress)
+    assert ("similarity" in capsys.readouterr().err) == progress
 
 
 @pytest.mark.parametrize(

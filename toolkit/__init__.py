@@ -35,7 +35,7 @@ _HOME = {
         "token_matrix"
     ),
     "entanglement": "Entanglement entanglement",
-    "similarity": "similarity",
+    "similarity": "ches_tokens similarity",
     "attribution": "PromptAttributions prompt_attributions",
     "widgets": "PairExplorer",
 }
