@@ -1,0 +1,143 @@
+"""The command line: what it writes, what it says, and how it fails."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import toolkit as tk
+from toolkit import _score_engines
+from toolkit.__main__ import main
+from toolkit.scoring import score_pairs
+
+ROOT = Path(__file__).parents[1]
+REAL = Path(os.environ.get("TOOLKIT_REAL_DATA", ROOT.parent / "shared" / "real"))
+
+
+def score(out, *words: str) -> int:
+    return main(["score", "--out", str(out), "--quiet", *words])
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "scores.parquet"
+
+
+def test_it_writes_what_the_function_returns(out, capsys):
+    words = ["--pairs", "refusals", "--limit", "8", "--measures", "entanglement,similarity"]
+    words += ["--loss", "simpo", "--beta", "2", "--hparam", "gamma=0.5", "--params", "head"]
+    assert score(out, *words) == 0
+    options = {"measures": ("entanglement", "similarity"), "loss": "simpo", "params": "head"}
+    pairs = tk.load_pairs("refusals", limit=8)
+    expected = score_pairs(None, pairs, **options, progress=False, beta=2.0, gamma=0.5)
+    found = pd.read_parquet(out)
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False, check_exact=True)
+    said = capsys.readouterr().out
+    for words in (
+        "8 pairs, 0 of them could not be scored",
+        "cosine of the two gradients: median",
+        "ln_ches at 0, 25, 50, 75, 100 %:",
+        "Spearman correlation with rejected_length − chosen_length: ches",
+        "regimes:",
+        f"written to {out}",
+    ):
+        assert words in said
+
+
+def test_bad_rows_are_counted_and_shown(out, tmp_path, capsys):
+    rows = [{"prompt": "Is it?", "chosen": " Yes", "rejected": text} for text in (" No", "")]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + "{oops\n")
+    assert score(out, "--pairs", str(tmp_path / "p.jsonl")) == 0
+    said = capsys.readouterr().out
+    assert "3 pairs, 2 of them could not be scored" in said
+    assert "row 1: rejected is empty" in said
+    assert "row 2: bad JSON at line 3" in said
+    assert score(out, "--pairs", str(tmp_path / "p.jsonl"), "--no-resume", "--on-error=raise") == 2
+    assert "row 1 (id '1'): rejected is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--pairs", "refusal"], "Did you mean 'refusals'?"),
+        (["--pairs", "nowhere.jsonl"], "no file 'nowhere.jsonl'"),
+        (["--pairs", "stance", "--model", "./nowhere"], "no model folder at './nowhere'"),
+        (["--pairs", "stance", "--measures", "chess"], "allowed are audit, similarity"),
+        (["--pairs", "stance", "--limit", "0"], "limit: got 0"),
+        (["--pairs", "stance", "--dtype", "int8"], "dtype='int8'"),
+        (["--pairs", "stance", "--out", "scores.csv"], "out must end in .parquet"),
+        (["--pairs", "stance", "--measures", "entanglement", "--loss", "x"], "loss='x'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(out, capsys, words, named):
+    assert score(out, *words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert named in said.err
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--hparam", "gamma"], ["--limit", "many"], ["--engine", "x"]])
+def test_bad_words_end_with_status_2(out, capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        score(out, "--pairs", "stance", *words)
+    assert stop.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(out, capsys, monkeypatch):
+    calls, real = iter(range(9)), _score_engines.score_rows
+
+    def stopping(*args):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    words = ["--pairs", "single_token", "--limit", "6", "--rows-per-part", "2"]
+    words += ["--measures", "similarity"]
+    with monkeypatch.context() as patch:
+        patch.setattr(_score_engines, "score_rows", stopping)
+        assert score(out, *words) == 130
+    assert "run the same command to go on" in capsys.readouterr().err
+    assert len(list(out.with_name("scores.parquet.parts").glob("part-*"))) == 1
+    assert score(out, *words) == 0
+    assert len(pd.read_parquet(out)) == 6
+
+
+def test_out_of_memory_is_one_line_too(out, capsys, monkeypatch):
+    def full(*args):
+        raise RuntimeError("not enough memory: you tried to allocate 99 GB\nmore")
+
+    monkeypatch.setattr(_score_engines, "score_rows", full)
+    assert score(out, "--pairs", "stance", "--limit", "1") == 2
+    assert capsys.readouterr().err.startswith("error: not enough memory: you tried")
+
+
+def test_losses_are_printed(capsys):
+    assert main(["losses"]) == 0
+    assert "simpo" in capsys.readouterr().out
+
+
+def test_help_comes_fast_and_without_torch():
+    code = "import sys\nfrom toolkit.__main__ import main\ntry: main(['score', '--help'])\n"
+    code += "except SystemExit: assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert "--measures" in run.stdout
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="set TOOLKIT_REAL_DATA to the folder")
+@pytest.mark.parametrize(
+    "name", ["hh_harmless_dev.jsonl.gz", "persona_ends_justify_means_dev.jsonl"]
+)
+def test_real_files_are_scored(out, name, capsys):
+    assert score(out, "--pairs", str(REAL / name), "--limit", "24") == 0
+    found = pd.read_parquet(out)
+    usable = found["error"] == ""
+    assert usable.sum() > 10
+    assert found.loc[usable, ["ln_ches", "cosine", "chosen_logps"]].notna().all().all()

@@ -1,0 +1,576 @@
+"""Scoring of whole datasets: nothing lost, doubled or recomputed, and the same bits in the end."""
+
+import copy
+import functools
+import json
+import logging
+import multiprocessing
+import os
+import random
+import re
+import signal
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+
+import toolkit as tk
+from toolkit import _score_engines, _score_rows, _score_store
+from toolkit.scoring import PairStream, read_scores, score_pairs
+
+ALL = ("audit", "similarity", "stats", "entanglement")
+FAST = {"measures": ("similarity",), "progress": False}
+exactly = functools.partial(pd.testing.assert_frame_equal, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return tk.load_model()
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "scores.parquet"
+
+
+@pytest.fixture
+def stored(caplog):
+    """A function that returns the parts stored since it was last called."""
+    caplog.set_level(logging.INFO, "toolkit.scoring")
+
+    def take() -> list[int]:
+        found = parts_in(caplog.text)
+        caplog.clear()
+        return found
+
+    return take
+
+
+def parts_in(text: str) -> list[int]:
+    return [int(index) for index in re.findall(r"part (\d+) stored", text)]
+
+
+def pairs_of(count: int, name: str = "single_token") -> list[tk.PreferencePair]:
+    return list(tk.load_pairs(name, limit=count))
+
+
+# ---- numbers ----
+
+
+def test_columns_are_those_of_the_measures_own_functions(policy):
+    pairs = pairs_of(6, "refusals")
+    scores = score_pairs(policy, pairs, measures=ALL, loss="ipo", tau=0.3, progress=False)
+    stats = tk.pair_stats(policy, pairs, progress=False)
+    frames = {
+        "audit": tk.audit_pairs(pairs, policy),
+        "similarity": tk.similarity(policy, pairs),
+        "stats": stats.to_frame(),
+        "entanglement": tk.entanglement(stats, "ipo", tau=0.3).to_frame(),
+    }
+    assert scores.columns[:3].tolist() == ["row", "id", "error"]
+    assert scores["row"].tolist() == list(range(6))
+    assert scores["error"].tolist() == [""] * 6
+    for measure, frame in frames.items():
+        own = frame.drop(columns=["id", "row"], errors="ignore")
+        assert list(own) == [c for c in own if c in _score_rows.MEASURES[measure]], measure
+        assert set(own) == set(_score_rows.MEASURES[measure]), measure
+        kinds = {"check_dtype": False, "check_names": False}
+        pd.testing.assert_frame_equal(scores[list(own)], own, rtol=1e-5, atol=1e-4, **kinds)
+    assert scores.attrs["tau"] == 0.3
+    assert scores.attrs["loss"] == "ipo"
+    assert scores.attrs["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("change", [{"rows_per_part": 3}, {"batch_size": 1}, {"batch_size": 5}])
+def test_batches_change_rounding_only(policy, change):
+    pairs = pairs_of(8, "refusals")
+    kept = {"measures": ALL, "progress": False}
+    one, other = (score_pairs(policy, pairs, **kept, **options) for options in ({}, change))
+    pd.testing.assert_frame_equal(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_order_of_the_input_is_the_order_of_the_rows(policy):
+    pairs = pairs_of(9, "refusals")
+    one = score_pairs(policy, pairs, **FAST, rows_per_part=4)
+    other = score_pairs(policy, pairs[::-1], **FAST, rows_per_part=4)
+    assert other["id"].tolist() == [p.id for p in reversed(pairs)]
+    turned = other[::-1].reset_index(drop=True).assign(row=range(9))
+    pd.testing.assert_frame_equal(one, turned, rtol=1e-4, atol=1e-3)
+
+
+def test_every_kind_of_source_gives_the_same_scores(policy, tmp_path):
+    pairs = pairs_of(5)
+    rows = [
+        {"id": p.id, "prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pd.DataFrame(rows).to_parquet(tmp_path / "p.parquet")
+    pd.DataFrame(rows).to_csv(tmp_path / "p.csv", index=False)
+    sources = [iter(pairs), rows, iter(rows), pd.DataFrame(rows), PairStream(rows)]
+    sources += [str(tmp_path / f"p.{suffix}") for suffix in ("jsonl", "parquet", "csv")]
+    sources += [PairStream("single_token", limit=5), [policy.encode(p) for p in pairs]]
+    one = score_pairs(policy, pairs, **FAST)
+    for source in sources:
+        exactly(one, score_pairs(policy, source, **FAST))
+
+
+def test_one_pair_and_the_shipped_model_by_default(policy):
+    pair = pairs_of(1)[0]
+    exactly(score_pairs(None, pair, **FAST), score_pairs(policy, [pair], **FAST))
+
+
+def test_rows_are_read_part_by_part(policy, out):
+    """A reader that runs ahead would hold a dataset that does not fit into memory."""
+    taken, seen = [], []
+
+    def source():
+        for pair in pairs_of(12):
+            taken.append(pair.id)
+            yield pair
+
+    def engine(*args):
+        for part in _score_engines_local(*args):
+            seen.append(len(taken))
+            yield part
+
+    _score_engines_local = _score_engines.local
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_score_engines, "local", engine)
+        score_pairs(policy, source(), **FAST, out=out, rows_per_part=4)
+    assert seen == [4, 8, 12]
+
+
+# ---- pairs that cannot be scored ----
+
+
+def test_pairs_that_cannot_be_scored_keep_their_row(policy):
+    good, *others = pairs_of(3)
+    long = tk.PreferencePair("long", "word " * 600, " yes", " no")
+    rows = [{"prompt": "a", "chosen": "", "rejected": "b"}]
+    rows += [
+        {"id": p.id, "prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected}
+        for p in (good, long, *others)
+    ]
+    scores = score_pairs(policy, rows, measures=ALL, progress=False, rows_per_part=2)
+    assert scores["row"].tolist() == [0, 1, 2, 3, 4]
+    assert scores["id"].tolist() == ["0", good.id, "long", *(p.id for p in others)]
+    assert (scores["error"] != "").tolist() == [True, False, True, False, False]
+    assert "chosen is empty" in scores["error"][0]
+    assert "512" in scores["error"][2]
+    bad = scores[scores["error"] != ""]
+    assert bad[["ches", "inner", "chosen_length", "regime", "d_chosen"]].isna().all().all()
+    assert not bad["usable"].any()
+    alone = score_pairs(policy, rows[:1], measures=ALL, progress=False)
+    assert dict(alone.dtypes) == dict(scores.dtypes)
+
+
+def test_a_bad_pair_can_stop_the_run(policy):
+    rows = [{"prompt": "Is it?", "chosen": " Yes", "rejected": " No"}]
+    rows += [{"prompt": "Is it?", "chosen": " Yes"}]
+    with pytest.raises(tk.PairError, match=r"row 1.*'rejected' is missing"):
+        score_pairs(policy, rows, **FAST, on_error="raise")
+
+
+def test_rows_that_loading_skipped_come_back_in_their_place(policy):
+    rejected = (" No", "", " Never", " Yes")
+    rows = [{"prompt": "Is it?", "chosen": " Yes", "rejected": text} for text in rejected]
+    scores = score_pairs(policy, tk.load_pairs(rows, on_error="skip"), **FAST)
+    exactly(scores, score_pairs(policy, rows, **FAST))
+    assert (scores["error"] != "").tolist() == [False, True, False, True]
+
+
+def test_a_loss_that_is_not_finite_for_one_pair_spares_the_others(policy):
+    pairs = pairs_of(4)
+    logps = tk.pair_stats(policy, pairs, progress=False).chosen_logps
+    hole = float(logps[2])
+
+    def holed(chosen_logps, rejected_logps):
+        return -chosen_logps / (chosen_logps - hole).abs().gt(1e-3) + rejected_logps
+
+    scores = score_pairs(policy, pairs, measures="entanglement", loss=holed, progress=False)
+    assert (scores["error"] != "").tolist() == [False, False, True, False]
+    assert scores["regime"].isna().tolist() == [False, False, True, False]
+    assert np.isfinite(scores["inner"]).all()
+
+
+def test_similarity_takes_half_the_batch_where_memory_is_short(policy, monkeypatch):
+    sizes, real = [], _score_rows.similarity
+
+    def short(policy, pairs, *, batch_size, progress):
+        sizes.append(batch_size)
+        if batch_size is None or batch_size > 2:
+            raise torch.OutOfMemoryError("full")
+        return real(policy, pairs, batch_size=batch_size)
+
+    monkeypatch.setattr(_score_rows, "similarity", short)
+    assert score_pairs(policy, pairs_of(3), **FAST)["ches"].notna().all()
+    assert sizes == [None, 4, 2]
+
+
+# ---- interruption ----
+
+
+def forked(job, *args) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=job, args=args)
+    process.start()
+    return process
+
+
+def run_and_log(policy, pairs, out, log, options):
+    logger = logging.getLogger("toolkit.scoring")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.FileHandler(log))
+    score_pairs(policy, pairs, out=out, progress=False, **options)
+
+
+def test_twenty_kills_leave_the_same_bits(policy, out, tmp_path):
+    """SIGKILL at twenty random moments: each part is stored once, and nothing differs."""
+    pairs, moments = pairs_of(60, "short_suffix"), random.Random(20)
+    options = {"measures": ALL, "rows_per_part": 2, "beta": 0.1}
+    whole = score_pairs(policy, pairs, out=tmp_path / "whole.parquet", progress=False, **options)
+    log, killed, progress = tmp_path / "log", 0, set()
+    while killed < 20:
+        process = forked(run_and_log, policy, pairs, out, log, options)
+        process.join(moments.uniform(0, 0.4))
+        killed += process.is_alive()
+        process.kill()
+        process.join()
+        if out.with_name("scores.parquet.parts").is_dir() and not out.exists():
+            progress.add(len(_score_store.Store(out).parts()))
+        assert process.exitcode in (0, -signal.SIGKILL)
+    process = forked(run_and_log, policy, pairs, out, log, options)
+    process.join()
+    assert process.exitcode == 0
+    exactly(whole, read_scores(out))
+    counts = parts_in(log.read_text())
+    assert len(counts) == len(set(counts)), "a part was stored twice"
+    assert len(progress) > 3, "the kills did not fall into the work"
+    assert not out.with_name("scores.parquet.parts").exists()
+
+
+def die_at(move: int, before: bool, policy, pairs, out):
+    moves, real = iter(range(99)), _score_store._move
+
+    def deadly(passing, path):
+        now = next(moves) == move
+        if now and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(passing, path)
+        if now:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _score_store._move = deadly
+    score_pairs(policy, pairs, **FAST, out=out, rows_per_part=2)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_death_around_every_rename_leaves_whole_parts(policy, out, before, stored):
+    """The fourth rename is that of the finished file."""
+    pairs = pairs_of(6)
+    whole = score_pairs(policy, pairs, **FAST, rows_per_part=2)
+    for move in range(4):
+        process = forked(die_at, move, before, policy, pairs, out)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        there = move if before else min(move + 1, 3)
+        if there:
+            exactly(whole[: 2 * there], read_scores(out))
+        stored()
+        exactly(whole, score_pairs(policy, pairs, **FAST, out=out, rows_per_part=2))
+        assert stored() == list(range(there, 3))
+        assert [path.name for path in out.parent.iterdir()] == [out.name]
+        out.unlink()
+
+
+def interrupt_after(monkeypatch, parts: int) -> None:
+    calls, real = iter(range(999)), _score_rows.score_rows
+
+    def stopping(*args):
+        if next(calls) == parts:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(_score_engines, "score_rows", stopping)
+
+
+@pytest.fixture
+def half_done(policy, out, monkeypatch):
+    """A run of four parts that was stopped after two; returns the pairs."""
+    pairs = pairs_of(8)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            score_pairs(policy, pairs, **FAST, out=out, rows_per_part=2)
+    return pairs
+
+
+def again(policy, pairs, out, **options) -> pd.DataFrame:
+    return score_pairs(policy, pairs, **{**FAST, "rows_per_part": 2, "out": out} | options)
+
+
+def test_partial_results_can_be_read(policy, half_done, out, stored):
+    scores = read_scores(out)
+    assert scores["row"].tolist() == [0, 1, 2, 3]
+    assert scores.attrs["complete"] is False
+    assert scores.attrs["model"] == "tiny (shipped)"
+    assert list(read_scores(out, columns=["ln_ches", "id"])) == ["ln_ches", "id"]
+    whole = again(policy, half_done, out)
+    assert stored() == [2, 3]
+    assert whole.attrs["complete"] is True
+    exactly(whole[:4], scores)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.write_bytes(b"")])
+def test_a_damaged_part_is_found_and_computed_again(policy, half_done, out, stored, damage):
+    whole = score_pairs(policy, half_done, **FAST, rows_per_part=2)
+    damage(_score_store.Store(out).parts()[1])
+    assert read_scores(out)["row"].tolist() == [0, 1]
+    stored()
+    exactly(whole, again(policy, half_done, out))
+    assert stored() == [1, 2, 3]
+
+
+def test_no_flipped_bit_passes_for_a_number(half_done, out):
+    path = _score_store.Store(out).parts()[1]
+    whole, content = _score_store.read_table(path), path.read_bytes()
+    footer = 8 + int.from_bytes(content[-8:-4], "little")
+    for position in range(4, len(content) - footer):
+        changed = bytearray(content)
+        changed[position] ^= 1
+        path.write_bytes(changed)
+        table = _score_store.read_table(path)
+        assert table is None or table.equals(whole), position
+
+
+def test_a_part_of_other_rows_is_computed_again(policy, half_done, out, stored):
+    other = [half_done[1], half_done[0], *half_done[2:]]
+    stored()
+    exactly(again(policy, other, out), score_pairs(policy, other, **FAST, rows_per_part=2))
+    assert stored() == [0, 2, 3]
+
+
+def test_a_finished_run_computes_nothing(policy, half_done, out, stored, monkeypatch):
+    whole = again(policy, half_done, out)
+    time_before, _ = out.stat().st_mtime_ns, stored()
+    interrupt_after(monkeypatch, 0)
+    exactly(whole, again(policy, half_done, out, batch_size=3))
+    assert stored() == []
+    assert out.stat().st_mtime_ns == time_before
+
+
+def test_more_rows_and_changed_rows_compute_their_parts_alone(policy, half_done, out, stored):
+    again(policy, half_done, out)
+    more = [*half_done, *pairs_of(11)[8:]]
+    more[3] = tk.PreferencePair(more[3].id, more[3].prompt, " Perhaps", more[3].rejected)
+    stored()
+    exactly(again(policy, more, out), score_pairs(policy, more, **FAST, rows_per_part=2))
+    assert stored() == [1, 4, 5]
+    fewer = again(policy, more[:5], out)
+    assert fewer["row"].tolist() == [0, 1, 2, 3, 4]
+    assert stored() == [2]
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "parts"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"measures": ("similarity", "audit")}, "measures"),
+        ({"params": "head"}, "params: was 'all', is 'head'"),
+        ({"rows_per_part": 3}, "rows_per_part: was 2, is 3"),
+    ],
+)
+def test_other_settings_are_refused(policy, half_done, out, change, named, finished):
+    if finished:
+        again(policy, half_done, out)
+    with pytest.raises(ValueError, match=f"{named}.*resume=False"):
+        again(policy, half_done, out, **change)
+    assert out.with_name("scores.parquet.parts").exists() is not finished
+    fresh = again(policy, half_done, out, **change, resume=False)
+    exactly(fresh, score_pairs(policy, half_done, **{**FAST, "rows_per_part": 2} | change))
+
+
+def test_other_weights_tokenizer_and_options_are_refused(policy, half_done, out):
+    other = copy.deepcopy(policy)
+    with torch.no_grad():
+        next(other.model.parameters()).view(-1)[0] += 1e-3
+    tokenizer = copy.copy(policy)
+    tokenizer.tokenizer = copy.deepcopy(policy.tokenizer)
+    tokenizer.tokenizer.add_tokens(["zebra"])
+    frozen = copy.deepcopy(policy)
+    next(frozen.model.parameters()).requires_grad_(False)
+    referenced = tk.Policy(policy.model, policy.tokenizer, other.model)
+    for changed, named in [
+        (other, "model weights"),
+        (tokenizer, "tokenizer"),
+        (policy.with_options(append_eos=False), "append_eos"),
+        (policy.with_options(max_length=100), "context length"),
+        (frozen, "parameter set"),
+        (referenced, "reference"),
+    ]:
+        with pytest.raises(ValueError, match=named):
+            again(changed, half_done, out)
+    again(copy.deepcopy(policy), half_done, out)
+
+
+def test_loss_functions_are_known_by_their_code(policy, out):
+    def one(chosen_logps, rejected_logps):
+        return rejected_logps - chosen_logps
+
+    def other(chosen_logps, rejected_logps):
+        return rejected_logps - 2 * chosen_logps
+
+    other.__name__ = "one"
+    options = {"measures": "entanglement", "out": out, "progress": False}
+    score_pairs(policy, pairs_of(2), loss=one, **options)
+    score_pairs(policy, pairs_of(2), loss=one, **options)
+    with pytest.raises(ValueError, match="loss: was 'one"):
+        score_pairs(policy, pairs_of(2), loss=other, **options)
+
+
+def test_a_loss_and_its_default_are_one_setting(policy, out, stored):
+    options = {"measures": "entanglement", "out": out, "progress": False}
+    score_pairs(policy, pairs_of(2), **options)
+    stored()
+    score_pairs(policy, pairs_of(2), beta=0.1, **options)
+    assert stored() == []
+
+
+def test_two_runs_do_not_write_the_same_file(policy, half_done, out):
+    with (
+        _score_store.Store(out).lock(),
+        pytest.raises(ValueError, match="another run is writing"),
+    ):
+        again(policy, half_done, out)
+
+
+def test_a_file_that_holds_something_else_is_left_alone(policy, out):
+    pd.DataFrame({"a": [1]}).to_parquet(out)
+    with pytest.raises(ValueError, match="holds no scores"):
+        score_pairs(policy, pairs_of(2), **FAST, out=out, resume=False)
+    assert list(pd.read_parquet(out)) == ["a"]
+
+
+def test_tokenizer_hash_ignores_how_the_tokenizer_was_used_last(policy):
+    from toolkit._score_key import tokenizer_hash
+
+    tokenizer = copy.deepcopy(policy.tokenizer)
+    before = tokenizer_hash(tokenizer)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    used = tokenizer_hash(tokenizer)
+    tokenizer(["a", "b c d"], padding=True, truncation=True, max_length=2)
+    assert tokenizer_hash(tokenizer) == used
+    tokenizer.chat_template = "{{ messages }}"
+    assert tokenizer_hash(tokenizer) != before
+
+
+# ---- arguments and engines ----
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"measures": ["chess"]}, "measures: got 'chess'; allowed are audit, similarity"),
+        ({"measures": []}, "measures: got none"),
+        ({"engine": "spark"}, "engine: got 'spark'; allowed are local, ray"),
+        ({"on_error": "skip"}, "on_error"),
+        ({"rows_per_part": 0}, "rows_per_part"),
+        ({"batch_size": 1.5}, "batch_size"),
+        ({"params": "nothing"}, "params='nothing' matches no parameter"),
+        ({"out": "scores.csv"}, "out must end in .parquet"),
+        ({"resume": 1}, "resume"),
+        ({"beta": 0.1}, "beta: hyper-parameters need 'entanglement'"),
+        ({"measures": "entanglement", "loss": "dpoo"}, "dpoo"),
+        ({"measures": "entanglement", "gamma": 1.0}, "gamma"),
+    ],
+)
+def test_bad_arguments_are_named(policy, options, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        score_pairs(policy, pairs_of(1), **{**FAST, **options})
+
+
+@pytest.mark.parametrize("source", ["nowhere.jsonl", 5, []])
+def test_sources_without_rows_are_refused(policy, source):
+    with pytest.raises(ValueError, match="source"):
+        score_pairs(policy, source, **FAST)
+
+
+def test_scores_that_are_not_there_are_named(policy, out):
+    with pytest.raises(ValueError, match="holds no scores yet"):
+        read_scores(out)
+    score_pairs(policy, pairs_of(1), **FAST, out=out)
+    with pytest.raises(ValueError, match="'chess' is not there"):
+        read_scores(out, columns=["chess"])
+
+
+def test_time_and_memory_are_told_after_the_first_part(policy, capsys):
+    score_pairs(policy, pairs_of(6), measures="similarity", rows_per_part=2)
+    assert re.search(
+        r"about 0 min \d\d s for the 4 pairs left; [\d,]+ MiB", capsys.readouterr().err
+    )
+
+
+def test_rows_are_counted_without_reading_them_twice(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"a": 1}\n\nnot json\n')
+    assert len(PairStream(tmp_path / "p.jsonl")) == 2
+    assert len(PairStream("single_token", limit=7)) == 7
+    with pytest.raises(TypeError, match="cannot be counted"):
+        len(PairStream(iter([])))
+
+
+def test_missing_ray_is_named_with_its_install_command(policy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install .*\[ray\]"):
+        score_pairs(policy, pairs_of(1), **FAST, engine="ray")
+
+
+def test_ray_gives_the_same_bits_and_goes_on_from_local_parts(policy, half_done, out, stored):
+    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        start = time.monotonic()
+        scores = again(policy, half_done, out, engine="ray")
+        with pytest.raises(ValueError, match="EncodedPair"):
+            _score_engines._to_json(list(PairStream([policy.encode(half_done[0])])))
+        assert time.monotonic() - start < 60
+    finally:
+        ray.shutdown()
+    assert sorted(stored()[-2:]) == [2, 3]
+    exactly(scores, score_pairs(policy, half_done, **FAST, rows_per_part=2))
+
+
+def test_rows_travel_to_workers_unchanged():
+    rows = list(PairStream("refusals", limit=3))
+    rows += list(PairStream([{"prompt": "a", "chosen": "b"}, {"chosen": "a b", "rejected": "c"}]))
+    back = _score_engines._from_json(_score_engines._to_json(rows))
+    for one, other in zip(rows, back, strict=True):
+        assert one[:2] == other[:2]
+        if isinstance(one.item, str):
+            assert one.item == other.item
+        else:
+            texts = [(p.prompt, p.chosen, p.rejected, p.notes) for p in (one.item, other.item)]
+            assert texts[0] == texts[1]
+
+
+def test_workers_return_the_table_of_their_part(policy):
+    chunk = next(PairStream("single_token", limit=3).chunks(3))
+    settings = _score_rows.Settings(("similarity",))
+    worker = _score_engines._Worker(policy, settings, False)
+    batch = pa.table({"index": [5], "rows": [_score_engines._to_json(chunk.rows)]})
+    found = worker(batch).to_pydict()
+    assert found["index"] == [5]
+    table = pa.ipc.open_stream(found["content"][0]).read_all()
+    assert table.equals(_score_rows.score_rows(policy, chunk.rows, settings))
