@@ -64,12 +64,23 @@ PART_OF = {
     "_step_parts": "dynamics",
     "_packed": "similarity",
     "_trunk": "similarity",
+    "_score_key": "scoring",
+    "_score_stream": "scoring",
+    "_score_rows": "scoring",
+    "_score_store": "scoring",
+    "_score_engines": "scoring",
+    "_subsets": "scoring",
     "_palette": "plots",
     "_token_html": "plots",
     "_figure": "plots",
     "_entanglement_map": "plots",
+    "_loss_figure": "plots",
+    "_loss_html": "plots",
     "_token_heatmap": "plots",
     "_numbers_table": "plots",
+    "_trajectory_figure": "plots",
+    "_mass_figure": "plots",
+    "_dataset_figure": "plots",
 }
 OPTIONAL = {"trl", "peft", "ray", "datasets"}
 HEAVY = {"torch", "transformers", "seaborn", "matplotlib", "captum", "ipywidgets", "pandas"}

@@ -36,7 +36,7 @@ def measured(policy):
     pairs = make_pairs()
     return {
         "stats": tk.pair_stats(policy, pairs, progress=False),
-        "similarity": tk.similarity(policy, pairs),
+        "similarity": tk.similarity(policy, pairs, progress=False),
     }
 
 

@@ -4,6 +4,7 @@ import doctest
 import math
 import time
 from html.parser import HTMLParser
+from importlib import import_module
 
 import matplotlib
 
@@ -15,7 +16,17 @@ import pandas as pd
 import pytest
 from matplotlib.backend_bases import MouseEvent
 
-from toolkit import _entanglement_map, _numbers_table, _palette, _token_heatmap, _token_html, plots
+from toolkit import (
+    _dataset_figure,
+    _entanglement_map,
+    _mass_figure,
+    _numbers_table,
+    _palette,
+    _token_heatmap,
+    _token_html,
+    _trajectory_figure,
+    plots,
+)
 
 NASTY = [
     "<script>alert(1)</script>",
@@ -546,3 +557,324 @@ def test_numbers_table_takes_a_row_and_says_regime_in_words():
 )
 def test_examples_run(module):
     assert doctest.testmod(module).failed == 0
+
+
+def run_frame(steps=4, ids=("a", "b")):
+    """A run's frame: chosen falls by 0.1 and rejected by 0.3 a step, predicted a tenth too low."""
+    rows = [
+        {
+            "step": step,
+            "pair_id": id,
+            "side": side,
+            "logps": start - fall * step - k,
+            "predicted_logps": start - 0.9 * fall * step - k,
+            "predicted_delta": -0.9 * fall if step else np.nan,
+            "actual_delta": -fall if step else np.nan,
+            "loss": 0.7 - 0.01 * step + k,
+            "margin": 0.02 * step,
+            "kl": 0.001 * step**2,
+        }
+        for step in range(steps + 1)
+        for k, id in enumerate(ids)
+        for side, start, fall in (("chosen", -2.0, 0.1), ("rejected", -3.0, 0.3))
+    ]
+    return pd.DataFrame(rows)
+
+
+def lines_of(ax):
+    return {line.get_label(): line.get_ydata() for line in ax.lines}
+
+
+def test_trajectory_draws_changes_over_their_predictions():
+    lines = lines_of(plots.trajectory(run_frame()))
+    np.testing.assert_allclose(lines["chosen"], [0, -0.1, -0.2, -0.3, -0.4])
+    np.testing.assert_allclose(lines["rejected, predicted"], -0.27 * np.arange(5))
+    assert "mean of 2 probes   (start: −2.5 and −3.5 nats)" in plots.trajectory(
+        run_frame()
+    ).get_title(loc="left")
+
+
+def test_trajectory_of_one_probe_and_of_one_number():
+    frame = run_frame(ids=["a", "$x_{$<b>"])
+    ax = plots.trajectory(frame, value="loss")
+    plots.trajectory(frame, value="loss", picked="$x_{$<b>", ax=ax)
+    np.testing.assert_allclose(lines_of(ax)["mean of 2 probes"], 1.2 - 0.01 * np.arange(5))
+    np.testing.assert_allclose(lines_of(ax)["$x_{$<b>"], 1.7 - 0.01 * np.arange(5))
+    assert [text.get_text() for text in ax.get_legend().get_texts()][1] == "$x_{$<b>"
+    ax.figure.canvas.draw()
+
+
+def test_trajectory_keeps_its_axis_while_a_step_is_marked():
+    ax = plots.trajectory(run_frame(), step=1, steps=20)
+    before = ax.get_xlim(), ax.get_ylim()
+    plots.mark_step(ax, 3)
+    marks = [line for line in ax.lines if line.get_gid() == "step"]
+    assert [list(line.get_xdata()) for line in marks] == [[3, 3]]
+    assert (ax.get_xlim(), ax.get_ylim()) == before and before[0][1] > 20
+
+
+def test_trajectory_without_predictions_or_steps():
+    plots.trajectory(run_frame(steps=0))
+    frame = run_frame()
+    frame.loc[frame["step"] > 0, "predicted_logps"] = np.nan
+    assert len(lines_of(plots.trajectory(frame))["chosen"]) == 5
+
+
+def test_predicted_vs_actual_says_how_much_is_explained():
+    frame = run_frame()
+    ax = plots.predicted_vs_actual(frame)
+    moved = frame.dropna()
+    gap = (moved["actual_delta"] - moved["predicted_delta"]).pow(2).sum()
+    total = (moved["actual_delta"] - moved["actual_delta"].mean()).pow(2).sum()
+    assert ax.get_title(loc="left") == f"R² = {1 - gap / total:.3f}   (n = 16)"
+    low, high = ax.get_xlim()
+    line = next(line for line in ax.lines if line.get_label() == "predicted = actual")
+    np.testing.assert_array_equal(line.get_xdata(), line.get_ydata())
+    assert ax.get_ylim() == (low, high)
+    drawn = np.concatenate([part.get_offsets() for part in ax.collections])
+    assert len(drawn) == 16 and low < drawn.min() and drawn.max() < high
+
+
+def test_predicted_vs_actual_of_one_row_has_no_r_squared():
+    frame = run_frame().dropna().head(1)
+    assert "undefined" in plots.predicted_vs_actual(frame).get_title(loc="left")
+
+
+def flow_frame():
+    delta = [0.3, 0.1, 0.02, 0.0, -0.01, -0.05, -0.36]
+    tokens = [" Yes", "<b>", "$x_{$", " the", "\n", " No", " Never"]
+    roles = ["", "", "", "", "", "chosen", "rejected"]
+    frame = pd.DataFrame({"position": 0, "token": tokens, "delta": delta, "role": roles})
+    return frame.assign(prob_before=0.4, prob_after=0.4 + frame["delta"])
+
+
+def test_mass_flow_names_both_tokens_and_every_change():
+    ax = plots.mass_flow(flow_frame(), top=1)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["␣Yes", "␣No (chosen)", "␣Never (rejected)"]
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [0.3, -0.05, -0.36])
+    words = [text.get_text() for text in ax.texts]
+    assert "+0.3  (0.4 → 0.7)" in words and "−0.36  (0.4 → 0.04)" in words
+    ax.figure.canvas.draw()
+    box = ax.get_window_extent()
+    for text in ax.texts:
+        if text.get_gid() != "caption":
+            extent = text.get_window_extent()
+            assert box.x1 < extent.x0 and extent.x1 <= ax.figure.bbox.x1, text.get_text()
+
+
+def test_mass_flow_without_any_change_still_draws():
+    plots.mass_flow(flow_frame().assign(delta=0.0)).figure.canvas.draw()
+
+
+def test_mass_flow_shows_one_position():
+    both = pd.concat([flow_frame(), flow_frame().assign(position=2)])
+    assert len(plots.mass_flow(both, position=2).patches) == 7 - 1
+    with pytest.raises(ValueError, match="say position="):
+        plots.mass_flow(both)
+    with pytest.raises(ValueError, match="it has"):
+        plots.mass_flow(both, position=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.trajectory(run_frame(), value="x"), "allowed: logps, loss"),
+        (lambda: plots.trajectory(run_frame(), picked="c"), "its pairs are"),
+        (lambda: plots.trajectory(run_frame().drop(columns="logps")), "lacks"),
+        (lambda: plots.predicted_vs_actual(run_frame(steps=0)), "no row with both"),
+        (lambda: plots.mass_flow(flow_frame().drop(columns="role")), "lacks"),
+    ],
+)
+def test_run_figures_say_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("module", [_trajectory_figure, _mass_figure])
+def test_examples_of_run_figures(module):
+    assert doctest.testmod(module).failed == 0
+
+
+def losses_frame():
+    """Losses on one pair: some pull alike, two have no place on a logarithmic axis."""
+    d_chosen = np.array([0.05, 0.05, 1.05, 10.0, -0.1, 0.05])
+    d_rejected = np.array([0.05, 0.05, 0.05, 10.0, 0.1, 0.0])
+    names = ["dpo", "rdpo", "cpo", "ipo", "$x_{$", "<b>sft</b>"]
+    chosen, rejected = 4 * d_chosen - 3 * d_rejected, 3 * d_chosen - 9 * d_rejected
+    frame = pd.DataFrame({"loss": names, "d_chosen": d_chosen, "d_rejected": d_rejected})
+    frame["cosine"], frame["band_center"] = 0.5, 1.5
+    with np.errstate(divide="ignore"):
+        frame["ratio"] = d_chosen / d_rejected
+    frame["predicted_chosen_delta"], frame["predicted_rejected_delta"] = chosen, rejected
+    frame["regime"] = np.where(chosen > 0, np.where(rejected > 0, "both_up", "ideal"), "both_down")
+    return frame.assign(settings="β 0.1", note=["", "", "", "", "pushes <down>", ""])
+
+
+def words_of(ax, gid):
+    return [text.get_text() for text in ax.texts if text.get_gid() == gid]
+
+
+def test_loss_map_names_every_loss_once():
+    """Losses on one point share a label; those without a place are named above the map."""
+    ax = plots.loss_map(losses_frame(), picked="ipo")
+    assert sorted(words_of(ax, "losses")) == ["cpo", "▸ ipo, dpo, rdpo"]
+    assert ax.get_title(loc="left") == "not on a log axis (a weight ≤ 0): $x_{$, <b>sft</b>"
+    ax.figure.canvas.draw()
+    plots.update_loss_map(ax, losses_frame().iloc[:3], picked="dpo", ylim=1.0)
+    assert sorted(words_of(ax, "losses")) == ["cpo", "▸ dpo, rdpo"]
+    assert ax.get_title(loc="left") == "" and ax.get_ylim() == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(("cosine", "factor"), [(0.9, 1), (-0.4, 1), (0.9, 0.05), (0.9, 12)])
+def test_labels_of_losses_stay_on_the_map_and_do_not_overlap(cosine, factor):
+    frame = pd.concat([losses_frame().iloc[[0]]] * 14, ignore_index=True).assign(cosine=cosine)
+    frame["loss"] = [f"loss{k}" for k in range(14)]
+    frame["d_chosen"] = factor * np.geomspace(0.05, 0.2, 14)
+    ax = plots.loss_map(frame, ylim=4)
+    ax.figure.canvas.draw()
+    plots.update_loss_map(ax, frame)
+    boxes = [t.get_window_extent() for t in ax.texts if t.get_gid() == "losses"]
+    boxes.sort(key=lambda box: box.y0)
+    assert len(boxes) == 14
+    edges = np.array([(box.y0, box.y1) for box in boxes])
+    assert (edges[:-1, 1] <= edges[1:, 0] + 2).all()
+    around = ax.get_window_extent()
+    assert all(around.x0 <= box.x0 and box.x1 <= around.x1 for box in boxes)
+    assert around.y0 <= edges.min() and edges.max() <= around.y1
+
+
+def test_loss_bars_are_sorted_and_hold_the_numbers():
+    frame = losses_frame()
+    ax = plots.loss_bars(frame, picked="dpo")
+    rows = frame.iloc[plots.loss_order(frame)]
+    assert rows["predicted_chosen_delta"].is_monotonic_decreasing
+    names = words_of(ax, "name")
+    assert [name.removeprefix("▸ ") for name in names] == rows["loss"].tolist()
+    assert [name for name in names if name.startswith("▸")] == ["▸ dpo"]
+    points = {artist.get_gid(): artist for artist in ax.collections}
+    for side in ("chosen", "rejected"):
+        places = points[side].get_offsets()[:, 0]
+        np.testing.assert_allclose(places, rows[f"predicted_{side}_delta"])
+
+
+def test_loss_bars_keep_their_scale_and_say_what_lies_beyond():
+    frame = losses_frame()
+    ax = plots.loss_bars(frame, limits=(0.01, 1.0))
+    beyond = (frame[["predicted_chosen_delta", "predicted_rejected_delta"]].abs() > 1).any(axis=1)
+    assert f"{beyond.sum()} beyond the scale" in ax.get_title(loc="left")
+    scale = ax.get_xlim()
+    small = frame.assign(predicted_chosen_delta=0.5, predicted_rejected_delta=-0.5)
+    plots.update_loss_bars(ax, small)
+    assert ax.get_xlim() == scale and ax.get_title(loc="left") == ""
+    with pytest.raises(ValueError, match="frame has 2 losses, but ax was drawn for 6"):
+        plots.update_loss_bars(ax, frame.iloc[:2])
+
+
+def test_views_of_losses_say_that_numbers_are_hypothetical():
+    frame = losses_frame()
+    frame.attrs["hypothetical"] = "chosen moved −2"
+    for ax in (plots.loss_map(frame), plots.loss_bars(frame)):
+        assert ax.get_title(loc="left").startswith("HYPOTHETICAL: chosen moved −2")
+    assert "HYPOTHETICAL: chosen moved −2" in plots.loss_table_html(frame)
+
+
+def test_table_of_losses_is_escaped_and_marks_the_picked_one():
+    table = plots.loss_table_html(losses_frame(), picked="cpo")
+    assert "<b>sft" not in table and "&lt;b&gt;sft" in table and "&lt;down&gt;" in table
+    assert table.count('aria-selected="true"') == 1 and "▸ cpo</th>" in table
+    assert "both rise" in table and "−0.1" in table and table.count("<tr") == 7
+
+
+@pytest.mark.parametrize("view", [plots.loss_map, plots.loss_bars, plots.loss_table_html])
+def test_views_of_losses_name_what_is_wrong(view):
+    with pytest.raises(ValueError, match="lacks the column"):
+        view(pd.DataFrame({"id": ["a"]}))
+    with pytest.raises(ValueError, match="picked='dpoo' is not in"):
+        view(losses_frame(), picked="dpoo")
+
+
+@pytest.mark.parametrize("module", ["_loss_figure", "_loss_html"])
+def test_examples_of_loss_views(module):
+    assert doctest.testmod(import_module(f"toolkit.{module}")).failed == 0
+
+
+def scores_frame(n=60, seed=0):
+    """Scores with a gap, a filter and a selection."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"id": [f"p{k}" for k in range(n)], "ln_ches": rng.normal(0, 1, n)})
+    frame["cosine"] = rng.uniform(-1, 1, n)
+    frame["regime"] = rng.choice(["ideal", "both_down"], n)
+    frame.loc[[0, 1], "ln_ches"] = np.nan, np.inf
+    return frame.assign(kept=frame["ln_ches"] <= 0.2, selected=frame["cosine"] > 0.5)
+
+
+def by_gid(ax):
+    return {artist.get_gid(): artist for artist in ax.get_children() if artist.get_gid()}
+
+
+def test_score_scatter_groups_rings_and_cuts():
+    frame = scores_frame()
+    ax = plots.score_scatter(frame, by="ln_ches", cut=0.2, picked="p5")
+    artists, drawn = by_gid(ax), frame.iloc[2:]
+    for name in ("ideal", "both_down"):
+        here = drawn[drawn.kept & (drawn.regime == name)]
+        np.testing.assert_array_equal(artists[name].get_data(), here[["ln_ches", "cosine"]].T)
+    assert len(artists["dropped"].get_xdata()) == (~drawn.kept).sum()
+    assert len(artists["selected"].get_xdata()) == drawn.selected.sum()
+    ring = np.ravel(artists["picked"].get_data())
+    np.testing.assert_array_equal(ring, frame.loc[5, ["ln_ches", "cosine"]].astype(float))
+    assert artists["cut-x"].get_xdata()[0] == 0.2 and not artists["cut-y"].get_visible()
+    assert "2 pairs without both values" in artists["note"].get_text()
+    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert f"dropped {(~drawn.kept).sum()}" in words
+
+
+def test_score_scatter_draws_the_picked_pair_that_has_no_value_nowhere():
+    ax = plots.score_scatter(scores_frame(), picked="p0")
+    assert not len(by_gid(ax)["picked"].get_xdata())
+    assert "the picked pair is one" in by_gid(ax)["note"].get_text()
+
+
+def test_score_scatter_without_regimes_and_filter_shows_all_as_kept():
+    frame = scores_frame()[["id", "ln_ches", "cosine"]]
+    artists = by_gid(plots.score_scatter(frame, legend=False))
+    assert len(artists["other"].get_xdata()) == 58 and not len(artists["dropped"].get_xdata())
+
+
+def test_score_histogram_counts_every_finite_value_once():
+    frame = scores_frame()
+    ax = plots.score_histogram(frame, "ln_ches", cut=0.2)
+    artists = by_gid(ax)
+    assert artists["all"].get_data().values.sum() == 58
+    assert artists["kept"].get_data().values.sum() == frame.kept.sum()
+    assert artists["cut-x"].get_visible()
+    assert "2 pairs without a value" in artists["note"].get_text()
+    plots.update_score_histogram(ax, frame, "cosine")
+    assert artists["all"].get_data().values.sum() == 60
+    assert not artists["cut-x"].get_visible() and not artists["note"].get_visible()
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.0], [0.0, 0.0], [np.nan, np.nan], [2.0, np.nan]])
+def test_score_plots_take_equal_and_missing_values(values):
+    frame = pd.DataFrame({"id": ["a", "b"], "ln_ches": values, "cosine": values})
+    for ax in (plots.score_scatter(frame), plots.score_histogram(frame, "cosine")):
+        ax.figure.canvas.draw()
+        assert np.isfinite(ax.get_xlim()).all() and np.diff(ax.get_xlim()) > 0
+
+
+def test_score_plots_say_what_they_need():
+    frame = scores_frame()
+    for draw in (
+        lambda column: plots.score_scatter(frame, x=column),
+        lambda column: plots.score_histogram(frame, column),
+    ):
+        with pytest.raises(ValueError, match=r"lacks the column\(s\) \['nothing'\]"):
+            draw("nothing")
+        with pytest.raises(ValueError, match="'regime' holds no numbers"):
+            draw("regime")
+    with pytest.raises(ValueError, match="picked='z' is not in"):
+        plots.score_scatter(frame, picked="z")
+    with pytest.raises(ValueError, match="that score_scatter returned"):
+        plots.update_score_scatter(plt.subplots()[1], frame)
+    assert doctest.testmod(_dataset_figure).failed == 0

@@ -36,8 +36,12 @@ _HOME = {
     ),
     "entanglement": "Entanglement entanglement",
     "similarity": "ches_tokens similarity",
+    "scoring": (
+        "FilteredPairs PairStream export_pairs filter_pairs length_confound quantile_subsets "
+        "read_scores score_pairs"
+    ),
     "attribution": "PromptAttributions prompt_attributions",
-    "widgets": "PairExplorer",
+    "widgets": "DatasetExplorer LossExplorer PairExplorer TrajectoryExplorer",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 __all__ = sorted([*_MODULE_OF, "plots"])

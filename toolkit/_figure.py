@@ -68,10 +68,8 @@ def finish(ax, frame, *, grid: bool = True):
     if grid:
         ax.grid(color="#E6E6E6", linewidth=0.6)
         ax.set_axisbelow(True)
-    inches = ax.get_window_extent().width / ax.figure.dpi
-    text = caption(frame).replace(" ", "\xa0").replace("·\xa0", "· ")  # breaks after a dot alone
     ax.annotate(
-        "\n".join(textwrap.wrap(text, max(60, int(inches / 0.05)))),
+        caption_lines(ax, frame),
         xy=(0.5, 0),
         xycoords=ax.xaxis.label,
         xytext=(0, -5),
@@ -84,6 +82,13 @@ def finish(ax, frame, *, grid: bool = True):
         parse_math=False,
     )
     return ax
+
+
+def caption_lines(ax, frame) -> str:
+    """The labels of a frame's values, in lines that fit under the axes."""
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    text = caption(frame).replace(" ", "\xa0").replace("·\xa0", "· ")  # breaks after a dot alone
+    return "\n".join(textwrap.wrap(text, max(60, int(inches / 0.05))))
 
 
 def families() -> list[str]:

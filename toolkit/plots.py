@@ -9,6 +9,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from toolkit._dataset_figure import (
+    score_histogram,
+    score_scatter,
+    update_score_histogram,
+    update_score_scatter,
+)
 from toolkit._entanglement_map import entanglement_map, update_entanglement_map
 from toolkit._figure import (
     COLUMN_WORDS,
@@ -25,10 +31,22 @@ from toolkit._figure import (
     row_of,
     short,
 )
+from toolkit._loss_figure import (
+    loss_bars,
+    loss_limits,
+    loss_map,
+    loss_order,
+    moving_parts,
+    update_loss_bars,
+    update_loss_map,
+)
+from toolkit._loss_html import loss_table_html
+from toolkit._mass_figure import mass_flow
 from toolkit._numbers_table import numbers_table
 from toolkit._palette import OKABE_ITO, caption, require, visible_token
 from toolkit._token_heatmap import token_heatmap
 from toolkit._token_html import prompt_strip_html, token_strip_html
+from toolkit._trajectory_figure import mark_step, predicted_vs_actual, trajectory
 
 __all__ = [
     "caption",
@@ -37,12 +55,28 @@ __all__ = [
     "entanglement_map",
     "hist_by",
     "length_confound",
+    "loss_bars",
+    "loss_limits",
+    "loss_map",
+    "loss_order",
+    "loss_table_html",
+    "mark_step",
+    "mass_flow",
+    "moving_parts",
     "numbers_table",
     "predicted_bars",
+    "predicted_vs_actual",
     "prompt_strip_html",
+    "score_histogram",
+    "score_scatter",
     "token_heatmap",
     "token_strip_html",
+    "trajectory",
     "update_entanglement_map",
+    "update_loss_bars",
+    "update_loss_map",
+    "update_score_histogram",
+    "update_score_scatter",
     "visible_token",
 ]
 

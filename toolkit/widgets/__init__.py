@@ -1,5 +1,8 @@
 """Explorers for notebooks: state and callbacks only, with a Python side that needs no screen."""
 
+from toolkit.widgets.dataset_explorer import DatasetExplorer
+from toolkit.widgets.loss_explorer import LossExplorer
 from toolkit.widgets.pair_explorer import PairExplorer
+from toolkit.widgets.trajectory_explorer import TrajectoryExplorer
 
-__all__ = ["PairExplorer"]
+__all__ = ["DatasetExplorer", "LossExplorer", "PairExplorer", "TrajectoryExplorer"]

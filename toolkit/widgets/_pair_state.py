@@ -123,11 +123,25 @@ class Measurement:
         else:
             stats = self._given_stats.take(at)
         if self._given_scores is None:
-            scores = similarity(self.policy, encoded, batch_size=len(encoded))
+            scores = similarity(self.policy, encoded, batch_size=len(encoded), progress=False)
         else:
             scores = self._given_scores.iloc[at.start : at.stop]
         self._parts.append((stats, scores))
         self.seconds += time.perf_counter() - start
+
+    @property
+    def has_stats(self) -> bool:
+        """Whether the statistics of all pairs were given."""
+        return self._given_stats is not None
+
+    def one(self, index: int) -> PairStats:
+        """Return the statistics of one pair: those given, or measured now, whatever is done."""
+        if self._given_stats is not None:
+            return self._given_stats.take([index])
+        (stats,) = iter_pair_stats(
+            self.policy, [self.encoded[index]], params=self.params, batch_size=1
+        )
+        return stats
 
     def results(self) -> tuple[PairStats, pd.DataFrame]:
         """Return the statistics and similarities of the pairs measured so far."""

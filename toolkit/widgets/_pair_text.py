@@ -13,7 +13,7 @@ from toolkit import plots
 from toolkit._palette import REGIME_WORDS, visible_token
 from toolkit.attribution import PromptAttributions
 from toolkit.widgets._pair_state import Measurement, PairState
-from toolkit.widgets._parts import png
+from toolkit.widgets._parts import by_nats, png, short, signed, verb
 
 MEASURES = {
     "ln_ches": "length-normalised CHES",
@@ -95,7 +95,7 @@ def note(measurement: Measurement, skipped_before: int = 0) -> str:
 def sentence(state: PairState) -> str:
     """What the step does to the picked pair, in one sentence that holds the numbers."""
     row = state.row
-    beta = f"at β {_short(state.beta)} and" if state.has_beta else "at"
+    beta = f"at β {short(state.beta)} and" if state.has_beta else "at"
     chosen, rejected = (float(row[f"predicted_{s}_delta"]) for s in ("chosen", "rejected"))
     margin = chosen - rejected
     regime = str(row["regime"])
@@ -104,11 +104,11 @@ def sentence(state: PairState) -> str:
     return (
         f'<div class="pe-say" style="border-color: {color}">'
         f"<b>pair {escape(visible_token(state.pair.id))}</b> — "
-        f"A {escape(state.loss_name)} step {beta} learning rate {_short(state.lr)} on this pair "
-        f"alone is predicted to <b>{_verb(chosen, True)} the chosen response{_by(chosen)}</b> and "
-        f"{_verb(rejected)} the rejected one{_by(rejected)}: {meaning} "
+        f"A {escape(state.loss_name)} step {beta} learning rate {short(state.lr)} on this pair "
+        f"alone is predicted to <b>{verb(chosen, True)} the chosen response{by_nats(chosen)}</b> "
+        f"and {verb(rejected)} the rejected one{by_nats(rejected)}: {meaning} "
         f"(<code>{escape(regime)}</code>). The margin {_margin(margin)}. "
-        f"cos = {_short(row['cosine'])}, κ = {_short(row['kappa'])}."
+        f"cos = {short(row['cosine'])}, κ = {short(row['kappa'])}."
         '<span class="pe-quiet">First order, plain gradient descent; other pairs in the batch, '
         "momentum and Adam add their own terms.</span></div>"
     )
@@ -133,7 +133,7 @@ def ranks(state: PairState) -> str:
         if not math.isnan(value):
             rank = int((frame[name] > value).sum()) + 1
             place = f"{rank:,} of {known:,}</td><td>top {100 * rank / known:.0f} %"
-        lines.append(f"<tr><td>{words}</td><td>{_short(value)}</td><td>{place}</td></tr>")
+        lines.append(f"<tr><td>{words}</td><td>{short(value)}</td><td>{place}</td></tr>")
     head = "<tr><th></th><th>this pair</th><th>place, highest first</th><th></th></tr>"
     return (
         f'<table class="pe-ranks">{head}{"".join(lines)}</table><div class="pe-quiet">A higher '
@@ -149,8 +149,8 @@ def completeness(result: PromptAttributions, target: str) -> str:
     share = f" ({100 * abs(gap / change):.1g} % of it)" if change else ""
     return (
         f"<div>Against a prompt of {escape(result.baseline)} embeddings, this prompt moves "
-        f"<b>{what}</b> by {_signed(change)} nats. The tokens below add up to "
-        f"{_signed(change + gap)}: the completeness gap is {_signed(gap)} nats{share}. "
+        f"<b>{what}</b> by {signed(change)} nats. The tokens below add up to "
+        f"{signed(change + gap)}: the completeness gap is {signed(gap)} nats{share}. "
         f'<span class="pe-quiet">{escape(result.method.replace("_", " "))}</span></div>'
     )
 
@@ -202,24 +202,7 @@ def one_line(text: str, length: int = 90) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def _short(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "−")
-
-
-def _verb(change: float, loud: bool = False) -> str:
-    word = "raise" if change > 0 else "lower" if change < 0 else "leave"
-    return word.upper() if loud and change < 0 else word
-
-
-def _by(change: float) -> str:
-    return f" by {_short(abs(change))} nats" if change else " where it is"
-
-
 def _margin(change: float) -> str:
     if not change:
         return "stays"
-    return f"{'grows' if change > 0 else 'shrinks'} by {_short(abs(change))} nats"
+    return f"{'grows' if change > 0 else 'shrinks'} by {short(abs(change))} nats"

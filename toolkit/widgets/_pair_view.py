@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import contextmanager
 
 import ipywidgets as w
 import numpy as np
@@ -14,13 +13,13 @@ from toolkit import plots
 from toolkit.widgets import _pair_text as text
 from toolkit.widgets._pair_state import COLORS, PairState
 from toolkit.widgets._pair_tabs import PairTabs
-from toolkit.widgets._parts import PairTable, Picture
+from toolkit.widgets._parts import Events, PairTable, Picture, pointed_at
+from toolkit.widgets._parts import close_all as _close
 
 SETTLE = 0.4  # seconds of rest before the table takes new numbers
-REACH = 30  # pixels around a point of the map that count as pointing at it
 
 
-class PairView:
+class PairView(Events):
     """Shows a :class:`PairState` and hands what the user does to it.
 
     Args:
@@ -34,7 +33,7 @@ class PairView:
         self, state: PairState, skipped_before: int, live: bool, stop_or_go: Callable[[], None]
     ):
         self.state, self._skipped_before = state, skipped_before
-        self._quiet, self._settle_timer, self._scale = False, None, None
+        self._settle_timer, self._scale = None, None
         self.table = PairTable(lambda row: self._event(self.pick, row))
         self.map = Picture(430, 370, live=live)
         self.map.on_click(lambda event: self._event(self._point_at, event))
@@ -137,26 +136,6 @@ class PairView:
 
     # ----------------------------------------------------------------- what the user does
 
-    def _event(self, call: Callable, *args) -> None:
-        """Run a callback, unless the change is the view's own; say what went wrong."""
-        if self._quiet:
-            return
-        try:
-            call(*args)
-        except Exception as error:
-            self._note.value = (
-                f"<b>{text.escape(type(error).__name__)}</b>: {text.escape(str(error))}"
-            )
-            raise
-
-    @contextmanager
-    def _silently(self):
-        before, self._quiet = self._quiet, True
-        try:
-            yield
-        finally:
-            self._quiet = before
-
     def pick(self, index: int) -> None:
         """Pick a measured pair by its place."""
         if index != self.state.index:
@@ -168,13 +147,9 @@ class PairView:
 
     def _point_at(self, event) -> None:
         """Pick the point of the map that is nearest to the pointer."""
-        if event.inaxes is None:
-            return
-        points = next(a for a in event.inaxes.collections if a.get_gid() == "pairs")
-        places = np.ma.filled(points.get_offset_transform().transform(points.get_offsets()), np.nan)
-        far = np.hypot(*(places - (event.x, event.y)).T)
-        if np.nanmin(far, initial=np.inf) <= REACH:
-            self.pick(int(np.nanargmin(far)))
+        place = pointed_at(event)
+        if place is not None:
+            self.pick(place)
 
     def set(self, name: str, value) -> None:
         """Change ``beta``, ``lr`` or ``color`` and show it."""
@@ -282,9 +257,3 @@ class PairView:
         if self._settle_timer is not None:
             self._settle_timer.cancel()
         _close(self.widget)
-
-
-def _close(widget: w.Widget) -> None:
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    widget.close()

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import io
+import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 import ipywidgets
+import matplotlib
+import numpy as np
 import pandas as pd
 from itables.javascript import JavascriptFunction
 from itables.widget import ITable
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from toolkit.model import Policy
+from toolkit.pairs import PreferencePair
 
 # A table that gets new numbers is built anew in the browser: DataTables hands its state (sorting,
 # search, page) to these two functions, and the page keeps it under the table's key. The selection
@@ -33,6 +42,56 @@ FOLLOW = """function (settings) {
     if (page >= 0 && page !== dt.page()) dt.page(page).draw('page');
   });
 }"""
+
+
+REACH = 30  # pixels around a point of a map that count as pointing at it
+
+
+class Events:
+    """Callbacks of a view: they rest while it sets its own widgets, and tell when they fail.
+
+    A view that derives from it has a ``_note``, the HTML widget that takes what went wrong.
+    """
+
+    _note: ipywidgets.HTML
+    _quiet = False
+
+    def _event(self, call: Callable, *args) -> None:
+        """Run a callback, unless the change is the view's own; say what went wrong."""
+        if self._quiet:
+            return
+        try:
+            call(*args)
+        except Exception as error:
+            self._note.value = f"<b>{escape(type(error).__name__)}</b>: {escape(str(error))}"
+            raise
+
+    @contextmanager
+    def _silently(self):
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
+
+
+def close_all(widget: ipywidgets.Widget) -> None:
+    """Close a widget and everything in it."""
+    for child in getattr(widget, "children", ()):
+        close_all(child)
+    widget.close()
+
+
+def pointed_at(event) -> int | None:
+    """Return the place of a map's point that is nearest to the pointer, if one is near."""
+    if event.inaxes is None:
+        return None
+    points = next((a for a in event.inaxes.collections if a.get_gid() == "pairs"), None)
+    if points is None:
+        return None
+    places = np.ma.filled(points.get_offset_transform().transform(points.get_offsets()), np.nan)
+    far = np.hypot(*(places - (event.x, event.y)).T)
+    return int(np.nanargmin(far)) if np.nanmin(far, initial=np.inf) <= REACH else None
 
 
 class PairTable:
@@ -118,6 +177,8 @@ class Picture:
     def __init__(self, width: int, height: int, *, live: bool = True):
         self.figure = Figure(figsize=(width / self.DPI, height / self.DPI), dpi=self.DPI)
         self._canvas = _live_canvas(self.figure) if live else None
+        self._drawing = self._still = None
+        self._moving: list[Artist] = []
         self.widget = self._canvas or ipywidgets.Image(format="png", width=width, height=height)
         if self._canvas is None:
             FigureCanvasAgg(self.figure)
@@ -138,12 +199,47 @@ class Picture:
         else:
             self.widget.value = png(self.figure, dpi=2 * self.DPI)
 
+    def move(self, artists: Sequence[Artist], *, anew: bool = False) -> None:
+        """Show artists that moved, over all others as they were drawn last: a fraction of the time.
+
+        Args:
+            artists: All that moves; the same ones from call to call, or others of their kind.
+            anew: Whether something else changed too.
+        """
+        if self._canvas is None:
+            self.redraw()
+            return
+        if self._drawing is None:
+            self._drawing = self._canvas.mpl_connect("draw_event", self._draw_moving)
+        self._moving = sorted(artists, key=lambda artist: artist.get_zorder())
+        for artist in self._moving:
+            artist.set_animated(True)
+        if anew or self._still is None:
+            self._still = None
+            self._canvas.draw_idle()
+        else:
+            self._canvas.restore_region(self._still)
+            self._draw_over()
+            self._canvas.blit()
+
+    def _draw_moving(self, _) -> None:
+        self._still = self._canvas.copy_from_bbox(self.figure.bbox)
+        self._draw_over()
+
+    def _draw_over(self) -> None:
+        for artist in self._moving:
+            if artist.figure is not None:  # taken out since
+                self.figure.draw_artist(artist)
+
 
 def _live_canvas(figure: Figure):
+    before = matplotlib.get_backend(auto_select=False)
     try:
         from ipympl.backend_nbagg import Canvas, FigureManager
     except ImportError:
         return None
+    if before is not None and before != matplotlib.get_backend(auto_select=False):
+        matplotlib.use(before)  # the first import of ipympl makes it the backend of all figures
     canvas = Canvas(figure)
     FigureManager(canvas, 0)
     canvas.header_visible = canvas.footer_visible = canvas.resizable = False
@@ -163,3 +259,44 @@ def png(figure: Figure, dpi: float, **options) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, **options)
     return buffer.getvalue()
+
+
+def short(value: float) -> str:
+    """Return a number with three digits."""
+    return "n/a" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Return a number with its sign and three digits."""
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def verb(change: float, loud: bool = False) -> str:
+    """Return what a step does to a log-probability that changes by this much."""
+    word = "raise" if change > 0 else "lower" if change < 0 else "leave"
+    return word.upper() if loud and change < 0 else word
+
+
+def by_nats(change: float) -> str:
+    """Return the words that go after the verb and its object."""
+    return f" by {short(abs(change))} nats" if change else " where it is"
+
+
+def check_input(policy, pairs) -> None:
+    """Check that these are a policy and pairs, and say what is allowed."""
+    if not isinstance(policy, Policy):
+        raise ValueError(
+            f"policy must be a toolkit Policy, received {type(policy).__name__}: use "
+            "tk.load_model(...) or tk.Policy(model, tokenizer)"
+        )
+    if isinstance(pairs, (str, PreferencePair)) or not isinstance(pairs, Sequence) or not pairs:
+        received = "nothing" if isinstance(pairs, Sequence) and not pairs else type(pairs).__name__
+        raise ValueError(
+            f"pairs must be a list with at least one PreferencePair, received {received}: "
+            "use tk.load_pairs(...)"
+        )
+    for i, pair in enumerate(pairs):
+        if not isinstance(pair, PreferencePair):
+            raise ValueError(
+                f"pairs[{i}] is {type(pair).__name__}; allowed: PreferencePair (tk.load_pairs)"
+            )

@@ -20,6 +20,7 @@ from toolkit.widgets import _pair_text as text
 from toolkit.widgets._pair_state import COLORS, Measurement, PairState, positive
 from toolkit.widgets._pair_view import PairView
 from toolkit.widgets._parts import Still
+from toolkit.widgets._parts import check_input as _check_input
 
 BATCH = 8
 AT_ONCE = 2.0  # seconds of measuring that are not worth a progress bar
@@ -290,22 +291,3 @@ class PairExplorer:
         self._view.show_progress(running)
         if self._twin is not None and not running:
             self._twin.update(HTML(text.TWIN % self.to_html()))
-
-
-def _check_input(policy, pairs) -> None:
-    if not isinstance(policy, Policy):
-        raise ValueError(
-            f"policy must be a toolkit Policy, received {type(policy).__name__}: use "
-            "tk.load_model(...) or tk.Policy(model, tokenizer)"
-        )
-    if isinstance(pairs, (str, PreferencePair)) or not isinstance(pairs, Sequence) or not pairs:
-        received = "nothing" if isinstance(pairs, Sequence) and not pairs else type(pairs).__name__
-        raise ValueError(
-            f"pairs must be a list with at least one PreferencePair, received {received}: "
-            "use tk.load_pairs(...)"
-        )
-    for i, pair in enumerate(pairs):
-        if not isinstance(pair, PreferencePair):
-            raise ValueError(
-                f"pairs[{i}] is {type(pair).__name__}; allowed: PreferencePair (tk.load_pairs)"
-            )

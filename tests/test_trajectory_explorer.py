@@ -1,0 +1,448 @@
+"""The trajectory explorer: running, pausing, stopping, errors, fixed scales, escaping, the twin."""
+
+import asyncio
+import doctest
+import html
+import json
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backend_bases import MouseEvent
+
+import toolkit as tk
+from toolkit.dynamics import TrainingRun
+from toolkit.widgets import _trajectory_state, _trajectory_text, trajectory_explorer
+
+HOSTILE = "<img src=x onerror=\"alert('a')\"><script>alert('b')</script>"
+TEXTS = [
+    ("The soup in the new place was", " warm.", " cold."),
+    ("Is the library open on Sunday?", " Yes, until six.", " No, never on a Sunday."),
+    (f"{HOSTILE} Was it good?", f" Yes {HOSTILE}", " No & <b>never</b>"),
+    ("My cousin painted the fence", " green.", " green!"),
+]
+IDS = ["p0", "p1", "<i>p2</i>", "p3"]
+
+
+def make_pairs():
+    return [tk.PreferencePair(id, *row) for id, row in zip(IDS, TEXTS, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return tk.load_model()
+
+
+def make(policy, **options):
+    given = {"steps": 4, "batch_size": 2, "lr": 1e-5, "checkpoint_every": 2, **options}
+    return tk.TrajectoryExplorer(policy, make_pairs(), **given)
+
+
+@pytest.fixture(scope="module")
+def finished(policy):
+    """A run of four steps that no test changes: only what is shown of it."""
+    shown = make(policy).run()
+    yield shown
+    shown.close()
+
+
+def view(explorer):
+    return explorer._view
+
+
+def same(a, b):
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+    return True
+
+
+def failing(monkeypatch, at):
+    """A training run whose step number ``at`` fails."""
+    real = TrainingRun.__next__
+
+    def fails(self):
+        if len(self.trajectory) + 1 == at:
+            raise ValueError("loss of pair <b>p1</b> is not finite")
+        return real(self)
+
+    monkeypatch.setattr(TrainingRun, "__next__", fails)
+
+
+def test_a_run_to_the_end_is_that_of_train(policy, finished):
+    trained = tk.train(
+        policy, make_pairs(), steps=4, batch_size=2, lr=1e-5, progress=False, checkpoint_every=2
+    )
+    assert same(finished.to_frame(), trained.to_frame())
+    assert finished.step == 4 and not finished.running and not finished.trajectory.stopped
+    assert view(finished)._left.value == "4 of 4 steps"
+    assert view(finished).buttons["run"].description == "Run again"
+
+
+def test_paused_and_continued_equals_uninterrupted(policy, finished):
+    explorer = make(policy)
+    for _ in range(4):
+        explorer.run(1).pause()
+    assert same(explorer.to_frame(), finished.to_frame())
+
+
+def test_stop_keeps_everything_done_and_run_starts_again(policy, finished):
+    explorer = make(policy).run(3)
+    assert view(explorer).buttons["run"].description == "Continue"
+    explorer.stop()
+    assert explorer.trajectory.stopped and explorer.to_frame()["step"].max() == 3
+    assert explorer.trajectory.checkpoints.keys() == {0, 2, 3}
+    assert "Stopped after 3 of 4 steps" in view(explorer)._note.value
+    assert "Stopped after 3 of 4 steps" in explorer.to_html()
+    explorer.run()
+    assert not explorer.trajectory.stopped and same(explorer.to_frame(), finished.to_frame())
+
+
+def test_reset_goes_back_to_the_start(policy, finished):
+    explorer = make(policy).run(2)
+    explorer.reset()
+    assert explorer.step == 0 and explorer.to_frame()["step"].max() == 0
+    assert "Press Run to train" in view(explorer)._status.value
+    assert same(explorer.run().to_frame(), finished.to_frame())
+
+
+def test_settings_are_used_from_the_next_start_on(policy):
+    explorer = make(policy).run(1)
+    before = explorer.to_frame()
+    view(explorer)._lr.value = 1e-4
+    view(explorer)._loss.value = "ipo"
+    assert "controls have changed" in view(explorer)._note.value
+    assert same(explorer.to_frame(), before) and explorer.to_frame().attrs["lr"] == 1e-5
+    explorer.run(1)
+    attrs = explorer.to_frame().attrs
+    assert (attrs["lr"], attrs["loss"], explorer.step) == (1e-4, "ipo", 1)
+    assert "controls" not in view(explorer)._note.value
+
+
+def test_hyperparameters_go_only_to_a_loss_that_has_them(policy):
+    explorer = make(policy, beta=0.3)
+    explorer.configure(loss="ipo")
+    explorer.reset()
+    assert "beta" not in explorer.to_frame().attrs
+    explorer.configure(loss="hinge")
+    explorer.reset()
+    assert explorer.to_frame().attrs["beta"] == 0.3
+
+
+def test_bad_settings_leave_the_run_as_it_is(policy):
+    explorer = make(policy).run(1)
+    before = explorer.to_frame()
+    explorer.configure(lr=-1.0)
+    view(explorer).buttons["run"].click()
+    assert "lr must be a positive number, received -1.0" in view(explorer)._note.value
+    assert same(explorer.to_frame(), before)
+
+
+def test_error_in_a_step_is_a_sentence_and_keeps_what_is_done(policy, monkeypatch):
+    failing(monkeypatch, 3)
+    explorer = make(policy)
+    with pytest.raises(ValueError, match="not finite"):
+        explorer.run()
+    assert len(explorer.trajectory) == 2 and isinstance(explorer.error, ValueError)
+    note = view(explorer)._note.value
+    assert "Step 3 failed" in note and "&lt;b&gt;p1&lt;/b&gt; is not finite" in note
+    assert "Step 3 failed" in explorer.to_html()
+    monkeypatch.undo()
+    assert len(explorer.run().trajectory) == 4 and explorer.error is None
+
+
+async def until(condition, seconds=60):
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not come to that")
+
+
+def test_background_run_moves_pauses_and_stops(policy, finished):
+    async def session():
+        explorer = make(policy)
+        buttons = view(explorer).buttons
+        buttons["run"].click()
+        assert explorer.running and buttons["run"].disabled and not buttons["pause"].disabled
+        await until(lambda: explorer._state.done >= 1)
+        buttons["pause"].click()
+        paused = explorer._state.done
+        await asyncio.sleep(0.1)
+        assert explorer._state.done == paused < 4 and not explorer.running
+        buttons["run"].click()
+        await until(lambda: not explorer.running)
+        assert same(explorer.to_frame(), finished.to_frame())
+        explorer.configure(steps=50)
+        buttons["run"].click()
+        await until(lambda: explorer._state.done >= 2)
+        buttons["stop"].click()
+        return explorer
+
+    explorer = asyncio.run(session())
+    assert 2 <= len(explorer.trajectory) < 50 and explorer.trajectory.stopped
+    assert "Stopped after" in view(explorer)._note.value
+
+
+def test_error_in_the_background_is_told(policy, monkeypatch):
+    failing(monkeypatch, 2)
+
+    async def session():
+        explorer = make(policy)
+        view(explorer).buttons["run"].click()
+        await until(lambda: not explorer.running)
+        return explorer
+
+    explorer = asyncio.run(session())
+    assert "Step 2 failed" in view(explorer)._note.value and len(explorer.trajectory) == 1
+
+
+def test_interrupt_pauses(policy, finished, monkeypatch):
+    real = TrainingRun.__next__
+
+    def interrupted(self):
+        if len(self.trajectory) == 2:
+            raise KeyboardInterrupt
+        return real(self)
+
+    monkeypatch.setattr(TrainingRun, "__next__", interrupted)
+    explorer = make(policy).run()
+    monkeypatch.undo()
+    assert len(explorer.trajectory) == 2
+    assert same(explorer.run().to_frame(), finished.to_frame())
+
+
+def legend(explorer):
+    return re.search(r"step 0, nats.*?</div>", view(explorer)._strips.value)[0]
+
+
+def limits(explorer):
+    return [(ax.get_xlim(), ax.get_ylim()) for ax in view(explorer).lines.picture.figure.axes]
+
+
+def test_slider_moves_everything_but_the_scales(finished):
+    """Colours and axes that jump between steps cannot be compared."""
+    seen, scales = set(), set()
+    for step in (4, 1, 2, 3):
+        view(finished)._slider.value = step
+        marks = view(finished).lines._marks
+        assert len(marks) == 5 and {line.get_xdata()[0] for line in marks} == {step}
+        assert f"After step {step}" in view(finished)._status.value
+        assert f"<th>step {step}</th>" in view(finished)._numbers.value
+        seen.add(view(finished)._strips.value)
+        scales.add((legend(finished), json.dumps(limits(finished))))
+    assert len(seen) == 4 and len(scales) == 1
+    own = finished.trajectory.axis["pair_id"] == finished.selection
+    logps = finished.trajectory.logps[:, own]
+    assert finished._state.scale() == np.abs(logps - logps[0]).max()
+
+
+def test_strips_show_the_numbers_of_the_step(finished):
+    finished.step, finished.selection = 3, "p1"
+    tokens = finished.tokens()
+    since = tokens["logp"] - finished.trajectory.tokens(0).query("pair_id == 'p1'")["logp"].values
+    assert f"{since.iloc[0]:.6g}".replace("-", "−") in view(finished)._strips.value
+    finished.color = "this_step"
+    for name in ("predicted_delta", "actual_delta"):
+        shown = f"{tokens[name].iloc[0]:.6g}".replace("-", "−")
+        assert shown in view(finished)._strips.value, name
+    finished.color = "since_start"
+
+
+def test_sentence_names_the_regime_and_both_changes(finished):
+    finished.step, finished.selection = 2, "p0"
+    rows = finished.to_frame().query("step == 2 and pair_id == 'p0'").set_index("side")
+    words = view(finished)._status.value
+    assert f"<code>{rows['regime'].iloc[0]}</code>" in words
+    for name in ("predicted_delta", "actual_delta"):
+        assert f"{rows.loc['chosen', name]:+.3g}".replace("-", "−") in words
+
+
+def test_flow_says_which_kept_step_it_is(finished):
+    finished.step, finished.selection = 3, "p1"
+    flow = finished.mass_flow()
+    assert flow.attrs["step"] == 2  # as near as step 4, and earlier
+    t = finished.trajectory
+    expected = tk.mass_flow(t.policy_at(0), t.policy_at(2), make_pairs()[1])
+    assert same(flow.reset_index(drop=True), expected.reset_index(drop=True))
+    assert "step 0 → step 2" in view(finished)._flow_words.value
+    assert "nearest to 3" in view(finished)._flow_words.value
+    assert bytes(view(finished)._flow.children[0].value).startswith(b"\x89PNG")
+
+
+def test_flow_waits_until_the_slider_rests(finished, monkeypatch):
+    calls, real = [], _trajectory_state.mass_flow
+    monkeypatch.setattr(_trajectory_state, "mass_flow", lambda *a: (calls.append(1), real(*a))[1])
+    finished._state._cache = _trajectory_state.Cache(8)
+
+    async def session():
+        for step in (4, 1, 4, 2, 4):
+            view(finished)._slider.value = step
+        assert not calls
+        await until(lambda: view(finished)._settle_timer is None)
+
+    asyncio.run(session())
+    assert len(calls) == 1
+
+
+def test_click_in_the_lines_and_buttons_pick_a_step(finished):
+    axes = view(finished).lines.picture.figure.axes[0]
+    x, y = axes.transData.transform((2.2, np.mean(axes.get_ylim())))
+    canvas = axes.figure.canvas
+    canvas.callbacks.process(
+        "button_press_event", MouseEvent("button_press_event", canvas, x, y, 1)
+    )
+    assert finished.step == 2
+    view(finished)._on.click()
+    assert finished.step == view(finished)._slider.value == 3
+    view(finished)._back.click()
+    assert finished.step == 2
+
+
+def test_probe_is_picked_anywhere(finished):
+    view(finished)._choose.value = 3
+    assert finished.selection == "p3"
+    assert html.escape(TEXTS[3][0]) in view(finished)._prompt.value
+    finished.selection = "p0"
+    assert view(finished)._choose.value == 0
+
+
+def test_text_from_data_is_never_html(finished):
+    finished.selection = "<i>p2</i>"
+    v = view(finished)
+    parts = [v._status, v._prompt, v._strips, v._numbers, v._header, v._note, v._flow_words]
+    for shown in [*(part.value for part in parts), finished.to_html()]:
+        assert "<script" not in shown and "<img src=x" not in shown and "<i>p2" not in shown
+    assert html.escape(HOSTILE) in v._prompt.value
+
+
+def test_still_copy_holds_the_numbers_of_the_frame(finished):
+    finished.selection, finished.step = "p1", 4
+    still = finished.to_html()
+    rows = finished.to_frame().query("step == 4 and pair_id == 'p1'").set_index("side")
+    for side in ("chosen", "rejected"):
+        for name in ("logps", "loss", "margin", "kl"):
+            assert f"<td>{rows.loc[side, name]:.3g}</td>".replace("-", "−") in still, name
+    assert still.count("data:image/png;base64,") == 2 and "http" not in still
+    assert "4 of 4 steps" in still and len(still) < 400_000
+    assert finished.snapshot().data == still
+
+
+def test_still_copy_follows_the_run(policy, monkeypatch):
+    monkeypatch.setattr(trajectory_explorer, "LATER", 0.05)
+    written = []
+
+    class Handle:
+        def update(self, shown):
+            written.append(shown.data)
+
+    explorer = make(policy)
+    explorer._twin = Handle()
+    explorer.run(1)
+    assert "1 of 4 steps" in written[-1] and "pe-twin" in written[-1]
+
+    async def session():
+        view(explorer).buttons["run"].click()
+        await until(lambda: not explorer.running)
+        await until(lambda: explorer._twin_timer is None)
+
+    asyncio.run(session())
+    assert len(written) == 2 and "4 of 4 steps" in written[-1]
+
+
+def test_figure_needs_no_screen(finished):
+    figure = finished.figure()
+    assert len(figure.axes) == 7
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_an_existing_run_goes_on(policy, finished):
+    run = TrainingRun(policy, make_pairs(), steps=4, batch_size=2, lr=1e-5, checkpoint_every=2)
+    next(run)
+    explorer = tk.TrajectoryExplorer(run=run)
+    assert explorer.step == 1 and view(explorer)._lr.disabled
+    explorer.run(1)
+    assert len(run.trajectory) == 2 and len(explorer.mass_flow())
+    assert same(explorer.run().to_frame(), finished.to_frame())
+    with pytest.raises(ValueError, match="give policy and pairs"):
+        explorer.configure(lr=1.0)
+
+
+def test_a_finished_trajectory_is_shown(policy, finished, tmp_path):
+    saved = finished.trajectory.save(tmp_path / "t")
+    explorer = tk.TrajectoryExplorer(trajectory=tk.Trajectory.load(saved))
+    assert explorer.step == 4 and view(explorer).buttons["run"].disabled
+    assert "pairs are not known" in view(explorer)._flow.children[0].value
+    assert "step 4" in explorer.to_html()
+    explorer = tk.TrajectoryExplorer(policy, make_pairs(), trajectory=tk.Trajectory.load(saved))
+    assert len(explorer.mass_flow()) and not view(explorer).buttons["run"].disabled
+
+
+def test_without_predictions_or_ipympl(policy):
+    explorer = make(policy, predict=False, live=False).run(1)
+    assert "was not predicted" in view(explorer)._status.value
+    assert bytes(view(explorer).lines.widget.value).startswith(b"\x89PNG")
+    explorer.color = "this_step"
+    assert "actual change" in view(explorer)._strips.value and explorer.figure()
+
+
+def test_large_models_keep_fewer_weights(policy, monkeypatch):
+    assert make(policy, checkpoint_every=None, steps=40)._state.run.checkpoint_every is None
+    pairs = make_pairs()
+    assert tk.TrajectoryExplorer(policy, pairs, steps=40)._state.run.checkpoint_every == 4
+    monkeypatch.setattr(_trajectory_state, "KEPT_WEIGHTS", 1)
+    assert tk.TrajectoryExplorer(policy, pairs, steps=40)._state.run.checkpoint_every is None
+
+
+def test_progress_tells_time_and_memory(policy):
+    explorer = make(policy)
+    assert re.search(r"0 of 4 steps, time known .* keeps \d+ MiB", view(explorer)._left.value)
+    explorer.run(2)
+    assert re.search(r"2 of 4 steps, about \d+ s to go \(.* s a step\)", view(explorer)._left.value)
+    assert math.isfinite(explorer._state.seconds_left)
+
+
+def test_own_loss_is_offered_by_name(policy):
+    def margin_loss(chosen_logps, rejected_logps):
+        return rejected_logps - chosen_logps
+
+    explorer = make(policy, loss=margin_loss).run(1)
+    assert "margin_loss" in _trajectory_text.header(explorer._state)
+    assert view(explorer)._loss.options[0] == ("margin_loss", margin_loss)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e: e.run(0), "n must be"),
+        (lambda e: setattr(e, "step", 5), "step must be 0 to 4"),
+        (lambda e: setattr(e, "color", "red"), "allowed: since_start, this_step"),
+        (lambda e: setattr(e, "selection", "p33"), "close to it: p3"),
+        (lambda e: e.configure(epochs=2), "allowed: loss, optimizer, lr, steps, batch_size"),
+    ],
+)
+def test_bad_values_say_what_is_allowed(finished, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(finished)
+
+
+def test_example_runs():
+    assert doctest.testmod(trajectory_explorer).failed == 0
+
+
+def test_bad_input_says_what_is_allowed(policy, finished):
+    pairs, one = make_pairs(), finished.trajectory
+    cases = [
+        ((), {}, "policy must be a toolkit Policy, received NoneType"),
+        ((policy,), {}, "pairs must be"),
+        ((policy, []), {}, "at least one PreferencePair"),
+        ((policy, pairs), {"probes": []}, "probes must be a list"),
+        ((policy, pairs), {"probes": [pairs[0]] * 2}, "'p0' occurs twice"),
+        ((), {"trajectory": pairs}, "trajectory must be a Trajectory, received list"),
+        ((), {"run": finished._state.run, "trajectory": one}, "cannot both be given"),
+        ((policy, pairs), {"steps": 0}, "steps must be"),
+        ((policy, pairs), {"loss": "dpoo"}, "loss='dpoo' is unknown"),
+    ]
+    for given, options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            tk.TrajectoryExplorer(*given, **options)

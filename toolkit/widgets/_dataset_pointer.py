@@ -1,0 +1,108 @@
+"""Pointing at the scatter of a dataset: a click or an arrow key picks, a drag selects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as w
+import numpy as np
+from matplotlib.widgets import LassoSelector, RectangleSelector
+
+from toolkit.widgets._parts import REACH, Picture
+
+STILL = 4  # pixels that a click may move
+KEYS = {"left": (0, -1), "right": (0, 1), "down": (1, -1), "up": (1, 1)}
+FRAME = {"edgecolor": "black", "facecolor": "none", "linewidth": 1.5, "zorder": 8}
+
+
+class Pointer:
+    """Turns what happens on the canvas into picks and selections.
+
+    Args:
+        picture: The scatter's figure.
+        event: Runs a callback and tells the user when it fails.
+        view: Has ``state``, ``pick(place)`` and ``selected()``.
+    """
+
+    def __init__(self, picture: Picture, event: Callable, view: Any):
+        self._picture, self._event, self._view = picture, event, view
+        self._down: tuple[float, float] | None = None
+        self._selectors: dict[str, Any] = {}
+        self.shape = w.ToggleButtons(
+            options=["box", "lasso"], tooltips=["drag a box", "drag an outline"],
+        )  # fmt: skip
+        self.shape.style.button_width = "60px"
+        self.shape.observe(lambda _: self._event(self._switch), "value")
+        self.clear = w.Button(description="clear", tooltip="select nothing",
+                              layout={"width": "64px"})  # fmt: skip
+        self.clear.on_click(lambda _: self._event(self.select_nothing))
+        hint = "drag: select · click or arrow keys: pick"
+        row = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "2px 8px"}
+        shown = [self.shape, self.clear, w.HTML(f'<span class="pe-quiet">{hint}</span>')]
+        self.widget = w.HBox(shown if picture.live else [], layout=row)
+        self.widget.add_class("de-pointer")
+        connect = picture.figure.canvas.mpl_connect
+        connect("button_press_event", self._press)
+        connect("button_release_event", lambda e: self._event(self._release, e))
+        connect("key_press_event", lambda e: self._event(self._key, e))
+
+    def attach(self, axes) -> None:
+        """Select on these axes."""
+        for selector in self._selectors.values():
+            selector.disconnect_events()
+        self._selectors = {}
+        if self._picture.live:
+            box = RectangleSelector(
+                axes, lambda a, b: self._event(self._box, a, b), minspanx=STILL, minspany=STILL,
+                spancoords="pixels", button=[1], useblit=False, props=FRAME | {"fill": False},
+            )  # fmt: skip
+            lasso = LassoSelector(
+                axes, lambda corners: self._event(self._lasso, corners), button=[1], useblit=False,
+                props={"color": "black", "linewidth": 1.5, "zorder": 8},
+            )  # fmt: skip
+            self._selectors = {"box": box, "lasso": lasso}
+            self._switch()
+
+    def _switch(self) -> None:
+        for name, selector in self._selectors.items():
+            selector.set_active(name == self.shape.value)
+            selector.set_visible(False)
+        self._picture.redraw()
+
+    def _box(self, press, release) -> None:
+        self._selectors["box"].set_visible(False)
+        # After a first box, matplotlib calls a click a box as well.
+        if max(abs(press.x - release.x), abs(press.y - release.y)) <= STILL:
+            return
+        self._view.state.select_box((press.xdata, release.xdata), (press.ydata, release.ydata))
+        self._view.selected()
+
+    def _lasso(self, corners) -> None:
+        pixels = self._picture.figure.axes[0].transData.transform(corners)
+        if len(corners) > 2 and np.ptp(pixels, axis=0).max() > STILL:
+            self._view.state.select_outline(corners)
+            self._view.selected()
+
+    def select_nothing(self) -> None:
+        """Select nothing."""
+        self._view.state.select_ids([])
+        self._view.selected()
+
+    def _press(self, event) -> None:
+        self._down = (event.x, event.y) if event.inaxes is not None else None
+
+    def _release(self, event) -> None:
+        """Pick the nearest pair, if the pointer did not move since it was pressed."""
+        down, self._down = self._down, None
+        if down is None or event.inaxes is None:
+            return
+        if np.hypot(event.x - down[0], event.y - down[1]) > STILL:
+            return
+        far = np.hypot(*(event.inaxes.transData.transform(self._view.state.places()) - down).T)
+        if np.nanmin(far, initial=np.inf) <= REACH:
+            self._view.pick(int(np.nanargmin(far)))
+
+    def _key(self, event) -> None:
+        if event.key in KEYS:
+            self._view.pick(self._view.state.neighbour(*KEYS[event.key]))

@@ -1,0 +1,251 @@
+"""What the dataset explorer knows: scores, the two columns, the filter, the selection, a pair."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.path import Path as Outline
+
+from toolkit.model import Policy
+from toolkit.pairs import PairList, PreferencePair
+from toolkit.scoring import FilteredPairs, export_pairs, filter_pairs, length_confound
+from toolkit.widgets._dataset_scores import Scores, number_columns
+from toolkit.widgets._pair_state import SCORES, Cache, Measurement, PairState
+
+FIRST = ("ln_ches", "ches", "cosine", "length_difference", "kappa", "neg_edit_distance",
+         "last_hidden_inner")  # fmt: skip
+PARTS = ("all", "kept", "dropped", "selected", "unscored")
+FORMATS = ("jsonl", "parquet")
+BETA, LR = 0.1, 1e-3  # of the step that the picked pair's predictions are for
+
+
+class DatasetState:
+    """Everything that the explorer shows, without a widget.
+
+    Args:
+        policy: The model.
+        scores: The scores of every pair.
+        x: Column along the bottom.
+        y: Column up the side.
+        by: Column that the filter ranks by.
+        keep: Share to keep.
+
+    Raises:
+        ValueError: If a column holds no numbers or ``keep`` is out of range.
+    """
+
+    def __init__(self, policy: Policy, scores: Scores, *, x: str, y: str, by: str, keep: float):
+        self.policy, self.scores, self.pairs = policy, scores, scores.pairs
+        self.ids = [pair.id for pair in self.pairs]
+        self._at = {id: i for i, id in enumerate(self.ids)}
+        self.selected = np.zeros(len(self.pairs), bool)
+        self._details = Cache(32)
+        self._confounds, self.columns = {}, {}
+        self._kept: FilteredPairs | None = None
+        self.update()
+        for name, value in (("x", x), ("y", y), ("by", by)):
+            self.set_column(name, value)
+        self.keep = keep
+        scored = np.flatnonzero(np.isfinite(self.places()).all(1))
+        self.index = int(scored[0]) if len(scored) else 0
+
+    def update(self) -> None:
+        """Take in the scores as they are now."""
+        self.frame = self.scores.frame
+        found = number_columns(self.frame)
+        self.numbers = sorted(found, key=lambda n: FIRST.index(n) if n in FIRST else len(FIRST))
+        if not found:
+            raise ValueError("scores: no pair has a number in any column")
+        self._values = {name: self.frame[name].astype("float64").to_numpy() for name in found}
+        self._confounds.clear()
+        for name, column in list(self.columns.items()):
+            self.set_column(name, column)
+
+    # ----------------------------------------------------------------- columns and filter
+
+    def set_column(self, name: str, column: str) -> None:
+        """Set ``x``, ``y`` or ``by``."""
+        if column not in self.numbers:
+            raise ValueError(
+                f"{name}={column!r} is no column of numbers; there are {', '.join(self.numbers)}"
+            )
+        self.columns[name] = column
+        if name == "by":
+            self._kept = None
+            # Ranked once, so that a slider moves smoothly through ten thousand pairs.
+            values = pd.Series(self._values[column]).dropna()
+            self._ranked = values.sort_values(kind="stable").index.to_numpy()
+
+    @property
+    def keep(self) -> float:
+        """Share of the scored pairs that the filter keeps, those lowest in ``by``."""
+        return self._keep
+
+    @keep.setter
+    def keep(self, value: float) -> None:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 < value <= 1:
+            raise ValueError(f"keep must be a share in (0, 1], received {value!r}")
+        self._keep, self._kept = float(value), None
+
+    def kept(self) -> FilteredPairs:
+        """Return the pairs that the filter keeps."""
+        if self._kept is None:
+            self._kept = filter_pairs(self.pairs, self.frame, self.columns["by"], self._keep)
+        return self._kept
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Which pairs ``kept`` holds."""
+        mask = np.zeros(len(self.pairs), bool)
+        mask[self._ranked[: math.ceil(round(self._keep * len(self._ranked), 9))]] = True
+        return mask
+
+    @property
+    def cut(self) -> float:
+        """Highest kept value of ``by``."""
+        return float(self._values[self.columns["by"]][self.mask].max())
+
+    def counts(self) -> dict[str, int]:
+        """How many pairs are kept, dropped and unscored."""
+        kept, scored = int(self.mask.sum()), len(self._ranked)
+        unscored = len(self.pairs) - scored
+        return {"kept": kept, "dropped": scored - kept, "unscored": unscored}
+
+    def regimes(self) -> pd.DataFrame | None:
+        """How many pairs of each regime are kept and in all; ``None`` without regimes."""
+        if "regime" not in self.frame or not self.frame["regime"].notna().any():
+            return None
+        every = self.frame["regime"].value_counts()
+        kept = self.frame.loc[self.mask, "regime"].value_counts()
+        return pd.DataFrame({"kept": kept.reindex(every.index, fill_value=0), "all": every})
+
+    def confound(self) -> float | None:
+        """Spearman's ρ of ``by`` with the length difference; ``None`` without lengths."""
+        by = self.columns["by"]
+        if "length_difference" not in self.frame:
+            return None
+        if by not in self._confounds:
+            self._confounds[by] = length_confound(self.frame, by)
+        return self._confounds[by]
+
+    def unscored(self) -> list[tuple[str, str]]:
+        """The id and the reason of each pair without a value of ``by``."""
+        lost = np.isnan(self._values[self.columns["by"]])
+        rows = self.frame.loc[lost, ["id", "error"]]
+        return [(row.id, row.error or "its value is missing") for row in rows.itertuples()]
+
+    # ----------------------------------------------------------------- picking and selecting
+
+    @property
+    def pair(self) -> PreferencePair:
+        """The picked pair."""
+        return self.pairs[self.index]
+
+    def place_of(self, id: str) -> int | None:
+        """Return where the pair with this id stands."""
+        return self._at.get(id)
+
+    def places(self) -> np.ndarray:
+        """Return the two drawn values of every pair, (n, 2), NaN where there is none."""
+        both = np.column_stack([self._values[self.columns[side]] for side in ("x", "y")])
+        both[~np.isfinite(both).all(1)] = np.nan
+        return both
+
+    def neighbour(self, axis: int, by: int) -> int:
+        """Return the pair next to the picked one along an axis of the scatter; stop at its end."""
+        values = self.places()[:, axis]
+        order = np.argsort(values, kind="stable")[: int((~np.isnan(values)).sum())]
+        if not len(order):
+            return self.index
+        at = np.flatnonzero(order == self.index)
+        if not len(at):
+            return int(order[0])
+        return int(order[np.clip(at[0] + by, 0, len(order) - 1)])
+
+    def select_box(self, x: Sequence[float], y: Sequence[float]) -> None:
+        """Select the pairs inside a box of the scatter, its edges included."""
+        places = self.places()
+        inside = [
+            (min(ends) <= values) & (values <= max(ends))
+            for ends, values in zip((x, y), places.T, strict=True)
+        ]
+        self.selected = inside[0] & inside[1]
+
+    def select_outline(self, corners: Sequence[tuple[float, float]]) -> None:
+        """Select the pairs inside a drawn outline."""
+        places = self.places()
+        self.selected = Outline(corners).contains_points(np.nan_to_num(places))
+        self.selected &= ~np.isnan(places[:, 0])
+
+    def select_ids(self, ids: Iterable[str]) -> None:
+        """Select pairs by id.
+
+        Raises:
+            ValueError: If an id is unknown.
+        """
+        ids = [ids] if isinstance(ids, str) else list(ids)
+        lost = [id for id in ids if id not in self._at]
+        if lost:
+            raise ValueError(f"selected_ids: {lost[0]!r} is no id of these pairs")
+        self.selected = np.zeros(len(self.pairs), bool)
+        self.selected[[self._at[id] for id in ids]] = True
+
+    def part(self, name: str) -> np.ndarray:
+        """Return the places of the pairs of a part: one of ``PARTS``."""
+        lost, kept = np.isnan(self._values[self.columns["by"]]), self.mask
+        masks = {"all": np.ones(len(lost), bool), "kept": kept, "unscored": lost,
+                 "dropped": ~kept & ~lost, "selected": self.selected}  # fmt: skip
+        return np.flatnonzero(masks[name])
+
+    # ----------------------------------------------------------------- results
+
+    def plot_frame(self) -> pd.DataFrame:
+        """Return what the figures read: the drawn columns, regime, kept and selected."""
+        names = list(dict.fromkeys([*self.columns.values()]))
+        columns = {"id": self.ids} | {name: self._values[name] for name in names}
+        if "regime" in self.frame:
+            columns["regime"] = self.frame["regime"].to_numpy(object)
+        return pd.DataFrame(columns | {"kept": self.mask, "selected": self.selected})
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the scores with ``kept`` and ``selected``."""
+        return self.frame.assign(kept=self.mask, selected=self.selected)
+
+    def export(self, path: str | os.PathLike, format: str, which: str) -> tuple[Path, int]:
+        """Write the kept or the selected pairs; return where, and how many.
+
+        Raises:
+            ValueError: If an argument is not allowed or no pair is selected.
+            OSError: If the file cannot be written.
+        """
+        if which not in ("kept", "selected"):
+            raise ValueError(f"which={which!r} is unknown; allowed: kept, selected")
+        if format not in FORMATS:
+            raise ValueError(f"format={format!r} is unknown; allowed: {', '.join(FORMATS)}")
+        if not str(path).strip():
+            raise ValueError("path is empty; give the name of a file to write")
+        pairs = PairList(self.pairs[i] for i in self.part(which))
+        if not pairs:
+            raise ValueError(f"which={which!r}: no pair is {which}")
+        return Path(export_pairs(pairs, Path(path).expanduser(), format=format)), len(pairs)
+
+    def details(self) -> PairState:
+        """Return the state of the picked pair alone: tokens, predictions; measured when asked.
+
+        Raises:
+            ValueError: If the pair cannot be scored.
+        """
+        return self._details.get(self.index, self._measure_picked)
+
+    def _measure_picked(self) -> PairState:
+        row = self.frame.iloc[[self.index]]
+        known = all(name in row and not math.isnan(row[name].iloc[0]) for name in SCORES)
+        alone = Measurement(self.policy, [self.pair], "all", scores=row if known else None)
+        alone.step(1)
+        return PairState(alone, "dpo", BETA, LR, {})

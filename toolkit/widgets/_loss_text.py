@@ -1,0 +1,184 @@
+"""What the explorer of losses says in words, as escaped HTML."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from toolkit import plots
+from toolkit._palette import REGIME_WORDS, visible_token
+from toolkit.widgets._loss_state import SIGNS, LossState
+from toolkit.widgets._pair_text import NAMED, STYLE, one_line, prompt_box
+from toolkit.widgets._parts import by_nats, png, short, signed, verb
+
+NAMED_LOSSES = 4  # losses that a slider names before it counts the rest
+EXTRA_STYLE = """<style>
+.le-hypo {border: 1px dashed #D55E00; border-left: 6px solid #D55E00; padding: 4px 12px}
+.le-moves {max-width: 226px; line-height: 1.25; min-height: 2.5em}
+.le-text {max-height: 4.4em; overflow: auto; overflow-wrap: anywhere; white-space: pre-wrap}
+.le-text b {font-weight: 600}
+</style>"""
+
+
+def style() -> str:
+    """The rules that every explorer shares, and those of this one."""
+    return STYLE + EXTRA_STYLE
+
+
+def header(state: LossState) -> str:
+    """The labels of every number shown."""
+    labels = state.policy.labels(state.params)
+    eos = "appended and scored" if labels.append_eos else "not appended"
+    words = [
+        f"<b>{escape(labels.model)}</b>",
+        escape(labels.dtype),
+        f"parameters: {escape(labels.params)}",
+        f"EOS {eos}",
+        f"reference: {escape(labels.ref)}",
+        f"learning rate {short(state.settings.lr)}",
+        f"<b>{len(state.frame)} losses</b>, {len(state.measurement):,} pairs",
+    ]
+    return f'<div class="pe-quiet">{" · ".join(words)}</div>'
+
+
+def note(state: LossState, skipped_before: int = 0) -> str:
+    """Which losses and pairs are left out, and why; nothing when none is."""
+    lines = [
+        f"<b>{escape(name)} is left out</b>: {escape(reason)}"
+        for name, reason in state.left_out.items()
+    ]
+    skipped = state.measurement.skipped
+    if skipped:
+        ids = ", ".join(escape(visible_token(str(e.id))) for e in skipped[:NAMED])
+        more = f" and {len(skipped) - NAMED:,} more" if len(skipped) > NAMED else ""
+        total = len(state.measurement) + len(skipped)
+        lines.append(
+            f"<b>{len(skipped):,} of {total:,} pairs cannot be scored and are left out</b>: "
+            f"{ids}{more} (<code>.skipped</code> has the reasons)"
+        )
+    if skipped_before:
+        lines.append(f"{skipped_before:,} rows were left out when the pairs were loaded.")
+    return "".join(f'<div class="pe-quiet">{line}</div>' for line in lines)
+
+
+def sentence(state: LossState) -> str:
+    """What a step of the picked loss does to the picked pair, and why, with the numbers."""
+    row = state.row
+    chosen, rejected = (float(row[f"predicted_{s}_delta"]) for s in ("chosen", "rejected"))
+    regime = str(row["regime"])
+    color = plots.REGIME_COLORS.get(regime, "#555555")
+    name, chosen_verb = escape(row["loss"]), verb(chosen, True)
+    rule = f" Ratio of {name}: {escape(row['ratio_rule'])}." * bool(row["ratio_rule"])
+    formula = f" ℓ = {escape(row['formula'])} ({escape(row['source'])})." * bool(row["formula"])
+    settings = f" ({escape(row['settings'])})" * bool(row["settings"])
+    odd = f" <b>{escape(row['note'].capitalize())}.</b>" * bool(row["note"])
+    return (
+        f'<div class="pe-say" style="border-color: {color}">'
+        f"<b>pair {escape(visible_token(state.pair.id))}</b> — A <b>{name}</b> step{settings} "
+        f"at learning rate {short(state.settings.lr)} on this pair alone is predicted to "
+        f"<b>{chosen_verb} the chosen response{by_nats(chosen)}</b> and {verb(rejected)} the "
+        f"rejected one{by_nats(rejected)}: {REGIME_WORDS.get(regime, regime)} "
+        f"(<code>{escape(regime)}</code>). {_why(row)}{odd}"
+        f'<span class="pe-quiet">{formula}{rule} First order, plain gradient descent.</span></div>'
+    )
+
+
+def _why(row: pd.Series) -> str:
+    """The ratio of the weights beside the band of the pair."""
+    weights = (
+        f"d_chosen {short(row['d_chosen'])}, d_rejected {short(row['d_rejected'])}, "
+        f"ratio {short(row['ratio'])}"
+    )
+    if row["d_chosen"] <= 0 or row["d_rejected"] <= 0:
+        return f"{weights}; the band of ideal ratios is for positive weights."
+    if row["cosine"] <= 0:
+        return f"{weights}; cos = {short(row['cosine'])} ≤ 0: any positive ratio is ideal."
+    band = f"{short(row['band_low'])} … {short(row['band_high'])}"
+    return f"{weights}; ideal for this pair (cos = {short(row['cosine'])}) are ratios of {band}."
+
+
+def rewards(state: LossState) -> str:
+    """What was measured of the two log-ratios, and what is assumed instead."""
+    chosen, rejected = state.logratios()
+    same = " (the policy is its reference: training has not begun)" * (chosen == rejected == 0)
+    words = (
+        f"Measured log-ratios (policy − reference): chosen {signed(chosen)}, rejected "
+        f"{signed(rejected)} nats{same}."
+    )
+    if not state.hypothetical:
+        return f'<div class="pe-quiet">{words} Move the sliders to ask “what if”.</div>'
+    cut = state.shown_shifts() != (state.settings.chosen_shift, state.settings.rejected_shift)
+    limit = " A log-probability cannot rise above 0: the shift was cut." * cut
+    return (
+        f"<div><b>Hypothetical</b>: {escape(state.hypothetical)}. The loss weights are those at "
+        f"these log-probabilities; gradients and cosine are the measured ones.{limit}"
+        f'<div class="pe-quiet">{words}</div></div>'
+    )
+
+
+def moves(state: LossState, hparam: str) -> str:
+    """Which losses a hyper-parameter's slider moves, and where the others stay."""
+    reach = state.reach(hparam)
+    names = ", ".join(escape(name) for name in reach[:NAMED_LOSSES])
+    more = f" and {len(reach) - NAMED_LOSSES} more" if len(reach) > NAMED_LOSSES else ""
+    title = escape(", ".join(reach), quote=True)
+    return f'<div class="pe-quiet le-moves" title="{title}">moves {names}{more}</div>'
+
+
+def texts(state: LossState) -> str:
+    """The picked pair's prompt and its two responses."""
+    pair = state.pair
+    return (
+        f"{prompt_box(pair.prompt_text)}"
+        f'<div class="le-text"><b>chosen</b>: {escape(pair.chosen_text.strip())}</div>'
+        f'<div class="le-text"><b>rejected</b>: {escape(pair.rejected_text.strip())}</div>'
+    )
+
+
+def setting(name: str) -> str:
+    """The name of a hyper-parameter beside its slider."""
+    return SIGNS.get(name, name)
+
+
+def table_frame(state: LossState) -> pd.DataFrame:
+    """The columns of the table that picks a pair."""
+    pairs, encoded = state.measurement.pairs, state.measurement.encoded
+    columns = {
+        "id": [p.id for p in pairs],
+        "prompt": [one_line(p.prompt_text, 60) for p in pairs],
+        "chosen": [one_line(p.chosen_text, 60) for p in pairs],
+        "rejected": [one_line(p.rejected_text, 60) for p in pairs],
+        "tokens": [f"{e.chosen_length} | {e.rejected_length}" for e in encoded],
+    }
+    if state.measurement.has_stats:
+        columns["cosine"] = [float(state.measurement.one(k).cosine[0]) for k in range(len(pairs))]
+    return pd.DataFrame(columns)
+
+
+def draw(figure: Figure, state: LossState) -> Figure:
+    """Draw the map and the changes side by side."""
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    plots.loss_map(state.frame, picked=state.loss, ax=left)
+    plots.loss_bars(state.frame, picked=state.loss, ax=right)
+    return figure
+
+
+def still(state: LossState, skipped_before: int) -> str:
+    """The picked pair as self-contained HTML: sentence, texts, both pictures, the table."""
+    figure = draw(Figure(figsize=(11.4, 5), layout="constrained"), state)
+    picture = base64.b64encode(png(figure, dpi=80)).decode()
+    parts = [
+        header(state),
+        note(state, skipped_before),
+        texts(state),
+        sentence(state),
+        rewards(state),
+        f'<img alt="map of the losses, and the changes each predicts" '
+        f'src="data:image/png;base64,{picture}">',
+        plots.loss_table_html(state.frame, picked=state.loss),
+    ]
+    body = "".join(f"<div>{part}</div>" for part in parts if part)
+    return f'<div class="pe-still">{style()}{body}</div>'

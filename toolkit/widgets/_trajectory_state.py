@@ -1,0 +1,272 @@
+"""What an explorer of a training run knows: the run, what it left so far, the picked probe."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from toolkit.dynamics import TrainingRun, Trajectory, mass_flow
+from toolkit.losses import LOSSES
+from toolkit.model import Policy
+from toolkit.pairs import PreferencePair
+from toolkit.widgets._pair_state import Cache
+
+COLORS = {
+    "since_start": "change since the start",
+    "this_step": "this step: predicted and actual",
+}
+SINCE = "change of each token's log-probability since step 0, nats"
+ACTUAL = "actual change of each token's log-probability in this step, nats"
+KEPT_WEIGHTS = 256 << 20  # bytes of weights that a run may keep unasked
+KEPT_STEPS = 10  # and how many steps' weights at most
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is started with, as the controls show it."""
+
+    loss: str | Callable
+    optimizer: Any
+    lr: float | None
+    steps: int
+    batch_size: int
+
+
+class TrajectoryState:
+    """A training run that goes step by step, and what is shown of it; no widget.
+
+    Args:
+        policy: The model to start from; ``None`` when a run or trajectory is all there is.
+        pairs: Training pairs.
+        probes: Pairs to watch.
+        settings: What a new run is started with.
+        options: Other arguments of ``TrainingRun``, hyper-parameters of the loss included.
+        run: A run made before.
+        trajectory: What a run left, without the run.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | None,
+        pairs: Sequence[PreferencePair] | None,
+        probes: Sequence[PreferencePair] | None,
+        settings: Settings,
+        options: Mapping[str, object],
+        run: TrainingRun | None = None,
+        trajectory: Trajectory | None = None,
+    ):
+        self.policy, self.pairs, self.probes = policy, pairs, probes
+        self.options, self.index, self.color = dict(options), 0, "since_start"
+        self.run, self.error, self.stopped = run, None, False
+        self._first_loss = settings.loss
+        if run is None and trajectory is None:
+            self.wanted = self.settings = settings
+            self._start()
+        else:
+            found = run.settings if run is not None else trajectory.settings
+            self.wanted = self.settings = _settings_of(found, run)
+            self._first_loss = self.settings.loss
+            self._clear()
+            if run is not None:
+                self.options |= {**run.hparams, **self.options}
+            self.take_in(trajectory)
+        repeated = [i for i, n in Counter(self.ids).items() if n > 1]
+        if repeated:
+            raise ValueError(f"probes: id {repeated[0]!r} occurs twice; ids must be unique")
+
+    # ----------------------------------------------------------------- the run
+
+    @property
+    def can_start(self) -> bool:
+        """Whether a new run can be made: the model and the pairs are known."""
+        return self.policy is not None and self.pairs is not None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the controls ask for another run than this one."""
+        return self.wanted != self.settings
+
+    @property
+    def done(self) -> int:
+        """Steps taken so far."""
+        return self._taken
+
+    @property
+    def total(self) -> int:
+        """Steps that the run will have."""
+        return self.settings.steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left to take."""
+        return self.run is None or self._taken >= self.total
+
+    @property
+    def seconds_a_step(self) -> float:
+        """Median time of the last steps; NaN before the first one."""
+        return float(np.median(self._times[-8:])) if self._times else float("nan")
+
+    @property
+    def seconds_left(self) -> float:
+        """Estimate of the time until the last step; NaN before the first one."""
+        return self.seconds_a_step * (self.total - self._taken)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of weights that the run will have kept at its end; its start is one of them."""
+        if self.run is None:
+            return 0
+        every = self.run.checkpoint_every
+        one = sum(w.numel() * w.element_size() for w in self.trajectory.checkpoints[0].values())
+        return one * (2 + (-(-self.total // every) - 1 if every else 0))
+
+    def restart(self) -> None:
+        """Go back to step 0, with the settings that the controls show."""
+        if self.can_start and (self.changed or self.run is None):
+            self._start()
+        elif self.run is not None:
+            self.run.reset()
+            self._clear()
+            self.take_in()
+        else:
+            raise ValueError("this trajectory has no run to start: give policy and pairs too")
+
+    def _start(self) -> None:
+        want = self.wanted
+        options = {"checkpoint_every": self._checkpoint_every(want.steps), **self._options_for()}
+        run = TrainingRun(self.policy, self.pairs, probes=self.probes, **vars(want), **options)
+        self.run, self.settings = run, want  # from here on nothing can fail
+        self._clear()
+        self.take_in()
+
+    def _options_for(self) -> dict[str, object]:
+        """The options, without hyper-parameters that only another loss has."""
+        if self.wanted.loss == self._first_loss or callable(self.wanted.loss):
+            return self.options
+        other = {name for loss in LOSSES.values() for name in loss.defaults}
+        other |= set(getattr(LOSSES.get(self._first_loss), "defaults", ()))
+        own = set(LOSSES[self.wanted.loss].defaults) if self.wanted.loss in LOSSES else set()
+        return {n: v for n, v in self.options.items() if n in own or n not in other}
+
+    def _checkpoint_every(self, steps: int) -> int | None:
+        """Keep as many weights as a budget allows, start and end in any case."""
+        chosen = self.policy.parameters_in(self.options.get("params", "all")).values()
+        one = sum(p.numel() * p.element_size() for p in chosen)
+        times = min(KEPT_STEPS, KEPT_WEIGHTS // max(one, 1) - 1)
+        return None if times < 2 else -(-steps // times)
+
+    def _clear(self) -> None:
+        self.error, self.stopped = None, False
+        self._times: list[float] = []
+        self._taken, self.step, self._cache = 0, 0, Cache(128)
+        if self.run is not None:
+            self._taken = len(self.run.trajectory)
+
+    def advance(self) -> None:
+        """Take one step; an error is kept in ``error`` and raised, what was done stays."""
+        start = time.perf_counter()
+        try:
+            next(self.run)
+        except Exception as error:
+            self.error = error
+            raise
+        self.error, self._taken = None, self._taken + 1
+        self._times.append(time.perf_counter() - start)
+
+    def take_in(self, trajectory: Trajectory | None = None) -> None:
+        """Look at what the run has left so far; the last step is shown if it was before."""
+        following = not hasattr(self, "trajectory") or self.step >= len(self.trajectory)
+        if self.run is not None:
+            self.run.stopped = self.stopped
+        self.trajectory = self.run.trajectory if trajectory is None else trajectory
+        self._taken = len(self.trajectory)
+        self.frame = self.trajectory.to_frame()
+        self.step = self._taken if following else min(self.step, self._taken)
+        self.ids = self.trajectory.pair_ids
+        self.index = min(self.index, len(self.ids) - 1)
+
+    # ----------------------------------------------------------------- what is shown
+
+    @property
+    def id(self) -> str:
+        """Id of the picked probe."""
+        return self.ids[self.index]
+
+    @property
+    def pair(self) -> PreferencePair | None:
+        """The picked probe, where its text is known."""
+        found = [*(self.probes or ()), *(self.pairs or ())]
+        return next((p for p in found if getattr(p, "id", None) == self.id), None)
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The picked probe's two rows at the shown step, by side."""
+        f = self.frame
+        return f[(f["step"] == self.step) & (f["pair_id"] == self.id)].set_index("side")
+
+    @property
+    def regime(self) -> str | None:
+        """Regime of the step that led here; ``None`` at step 0 or without predictions."""
+        found = self.rows["regime"].iloc[0]
+        return found if isinstance(found, str) else None
+
+    def tokens(self) -> pd.DataFrame:
+        """One row a token of the picked probe at the shown step, changes since the start too."""
+        now, start = self.trajectory.tokens(self.step), self.trajectory.tokens(0)
+        now[SINCE], now[ACTUAL] = now["logp"] - start["logp"], now["actual_delta"]
+        return now[now["pair_id"] == self.id].reset_index(drop=True)
+
+    def scale(self) -> float | None:
+        """End of the colour scale: the largest change of the picked probe over all steps."""
+        t = self.trajectory
+        own = (t.axis["pair_id"] == self.id).to_numpy()
+        logps = t.logps[:, own]
+        if self.color == "since_start":
+            values = logps - logps[0]
+        else:
+            values = np.concatenate([np.diff(logps, axis=0), t.predicted[:, own]])
+        sizes = np.abs(values[np.isfinite(values)])
+        return float(sizes.max(initial=0.0)) or None
+
+    @property
+    def kept_step(self) -> int | None:
+        """The step nearest to the shown one, after the start, whose weights are kept."""
+        kept = [k for k in self.trajectory.checkpoints if k]
+        return min(kept, key=lambda k: (abs(k - self.step), k)) if kept else None
+
+    def flow_is_kept(self) -> bool:
+        """Whether the flow of the picked probe is at hand."""
+        return ("flow", self.index, self.kept_step) in self._cache
+
+    def flow(self) -> pd.DataFrame:
+        """``mass_flow`` of the picked probe from the start to ``kept_step``."""
+        if self.kept_step is None:
+            raise ValueError("no step has been taken yet whose weights are kept")
+        if self._probe is None:
+            raise ValueError("the pairs are not known: give pairs or probes to see the flow")
+        step = self.kept_step
+
+        def compute():
+            before = self._cache.get("before", lambda: self.trajectory.policy_at(0, self.policy))
+            after = self.trajectory.policy_at(step, self.policy)
+            return mass_flow(before, after, self._probe)
+
+        return self._cache.get(("flow", self.index, step), compute)
+
+    @property
+    def _probe(self):
+        if self.pair is not None:
+            return self.pair
+        watched = [] if self.run is None else self.run._probes
+        return next((e for e in watched if e.id == self.id), None)
+
+
+def _settings_of(found: Mapping, run: TrainingRun | None) -> Settings:
+    loss = found["loss"] if run is None else run.loss
+    return Settings(loss, found["optimizer"], found["lr"], found["steps"], found["batch_size"])
