@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from toolkit import _autograd, _passes, _rules, _tangents, _token_gram
-from toolkit._forward import padded_ids, scored_logps, sequences
+from toolkit.gradients import _autograd, _passes, _rules, _tangents, _token_gram
+from toolkit.model._forward import padded_ids, scored_logps, sequences
 
 SAMPLE = 4  # tokens whose contributions the one-backward-per-token method really finds
 HELD = 8  # token gradients that the official token matrix really forms and holds

@@ -12,8 +12,7 @@ import shapes
 import torch
 
 import toolkit as tk
-from toolkit import _optimizers, _step
-from toolkit.dynamics import TrainingRun, Trajectory, predict_step, train
+from toolkit.dynamics import TrainingRun, Trajectory, _optimizers, _step, predict_step, train
 from toolkit.entanglement import REGIMES
 
 SHAPES = list(shapes.CONFIGS)

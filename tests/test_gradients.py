@@ -7,7 +7,9 @@ import shapes
 import torch
 
 import toolkit as tk
-from toolkit import _batching, _forward, _passes, _token_gram, gradients
+from toolkit import gradients
+from toolkit.gradients import _batching, _passes, _token_gram
+from toolkit.model import _forward
 
 SHAPES = list(shapes.CONFIGS)
 

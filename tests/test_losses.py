@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
 import toolkit as tk
-from toolkit._margin_losses import BATCH_LOSSES
 from toolkit.losses import FIELDS
+from toolkit.losses._margin_losses import BATCH_LOSSES
 
 logps = st.floats(-1e4, 0, allow_subnormal=False)
 betas = st.floats(1e-3, 10)

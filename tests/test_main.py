@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 
 import toolkit as tk
-from toolkit import _score_engines
 from toolkit.__main__ import main
-from toolkit.scoring import score_pairs
+from toolkit.scoring import _score_engines, score_pairs
 
 ROOT = Path(__file__).parents[1]
 REAL = Path(os.environ.get("TOOLKIT_REAL_DATA", ROOT.parent / "shared" / "real"))

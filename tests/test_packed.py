@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, MambaConfig, MistralConfig
 
 import toolkit as tk
-from toolkit import _trunk
-from toolkit._packed import packed_inputs, packed_length, shared_length, unpacked
+from toolkit.similarity import _trunk
+from toolkit.similarity._packed import packed_inputs, packed_length, shared_length, unpacked
 
 BASE = {"vocab_size": shapes.VOCAB, "hidden_size": 24, "num_hidden_layers": 2}
 ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 40}

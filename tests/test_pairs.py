@@ -26,10 +26,10 @@ from tokenizers import (
 )
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from toolkit import _formats
 from toolkit.pairs import (
     PairError,
     PreferencePair,
+    _formats,
     audit_pairs,
     encode,
     load_pairs,

@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 from matplotlib.backend_bases import MouseEvent
 
-from toolkit import (
+from toolkit import plots
+from toolkit.plots import (
     _dataset_figure,
     _entanglement_map,
     _mass_figure,
@@ -25,7 +26,6 @@ from toolkit import (
     _token_heatmap,
     _token_html,
     _trajectory_figure,
-    plots,
 )
 
 NASTY = [
@@ -796,7 +796,7 @@ def test_views_of_losses_name_what_is_wrong(view):
 
 @pytest.mark.parametrize("module", ["_loss_figure", "_loss_html"])
 def test_examples_of_loss_views(module):
-    assert doctest.testmod(import_module(f"toolkit.{module}")).failed == 0
+    assert doctest.testmod(import_module(f"toolkit.plots.{module}")).failed == 0
 
 
 def scores_frame(n=60, seed=0):

@@ -10,6 +10,7 @@ import random
 import re
 import signal
 import sys
+import threading
 import time
 
 import numpy as np
@@ -17,10 +18,17 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from tqdm import tqdm
 
 import toolkit as tk
-from toolkit import _score_engines, _score_rows, _score_store
-from toolkit.scoring import PairStream, read_scores, score_pairs
+from toolkit.scoring import (
+    PairStream,
+    _score_engines,
+    _score_rows,
+    _score_store,
+    read_scores,
+    score_pairs,
+)
 
 ALL = ("audit", "similarity", "stats", "entanglement")
 FAST = {"measures": ("similarity",), "progress": False}
@@ -215,9 +223,15 @@ def test_similarity_takes_half_the_batch_where_memory_is_short(policy, monkeypat
 
 
 def forked(job, *args) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=job, args=args)
+    process = multiprocessing.get_context("fork").Process(target=with_own_lock, args=(job, *args))
     process.start()
     return process
+
+
+def with_own_lock(job, *args):
+    # Forks share the lock of progress bars: a child killed while it holds it would stop the rest.
+    tqdm.set_lock(threading.RLock())
+    job(*args)
 
 
 def run_and_log(policy, pairs, out, log, options):
@@ -465,7 +479,7 @@ def test_a_file_that_holds_something_else_is_left_alone(policy, out):
 
 
 def test_tokenizer_hash_ignores_how_the_tokenizer_was_used_last(policy):
-    from toolkit._score_key import tokenizer_hash
+    from toolkit.scoring._score_key import tokenizer_hash
 
     tokenizer = copy.deepcopy(policy.tokenizer)
     before = tokenizer_hash(tokenizer)

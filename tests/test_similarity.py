@@ -19,9 +19,8 @@ from transformers import (
 )
 
 import toolkit as tk
-from toolkit import _trunk
-from toolkit._trunk import head_inputs
-from toolkit.similarity import _edit_distance, ches_tokens
+from toolkit.similarity import _edit_distance, _trunk, ches_tokens
+from toolkit.similarity._trunk import head_inputs
 
 SHAPES = list(shapes.CONFIGS)
 # The façade gives the function of that name, never the module.

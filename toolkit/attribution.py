@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from toolkit._forward import Row, evaluation, sequences, token_texts
 from toolkit.model import Labels, Policy
+from toolkit.model._forward import Row, evaluation, sequences, token_texts
 from toolkit.pairs import EncodedPair, PairError, PreferencePair
 
 METHODS = ("integrated_gradients", "input_x_gradient")

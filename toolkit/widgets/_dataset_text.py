@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from toolkit import plots
-from toolkit._palette import REGIME_WORDS, visible_token
+from toolkit.plots._palette import REGIME_WORDS, visible_token
 from toolkit.widgets._dataset_scores import UNMEASURED
 from toolkit.widgets._dataset_state import DatasetState
 from toolkit.widgets._pair_state import PairState

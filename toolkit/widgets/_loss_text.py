@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from toolkit import plots
-from toolkit._palette import REGIME_WORDS, visible_token
+from toolkit.plots._palette import REGIME_WORDS, visible_token
 from toolkit.widgets._loss_state import SIGNS, LossState
 from toolkit.widgets._pair_text import NAMED, STYLE, one_line, prompt_box
 from toolkit.widgets._parts import by_nats, png, short, signed, verb

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from toolkit import plots
-from toolkit._palette import REGIME_WORDS, visible_token
 from toolkit.attribution import PromptAttributions
+from toolkit.plots._palette import REGIME_WORDS, visible_token
 from toolkit.widgets._pair_state import Measurement, PairState
 from toolkit.widgets._parts import by_nats, png, short, signed, verb
 

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from toolkit import plots
-from toolkit._palette import REGIME_WORDS, visible_token
+from toolkit.plots._palette import REGIME_WORDS, visible_token
 from toolkit.widgets._pair_text import STYLE, failure, prompt_box
 from toolkit.widgets._parts import png, short, signed
 from toolkit.widgets._trajectory_state import ACTUAL, SINCE, TrajectoryState

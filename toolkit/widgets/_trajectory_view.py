@@ -8,9 +8,9 @@ from collections.abc import Callable
 import ipywidgets as w
 import numpy as np
 
-from toolkit._optimizers import NAMES
-from toolkit._palette import visible_token
+from toolkit.dynamics._optimizers import NAMES
 from toolkit.losses import LOSSES
+from toolkit.plots._palette import visible_token
 from toolkit.widgets import _trajectory_text as text
 from toolkit.widgets._pair_tabs import _image
 from toolkit.widgets._parts import Events, close_all

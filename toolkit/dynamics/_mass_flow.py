@@ -1,0 +1,304 @@
+"""Where the probability goes: next-token distributions before and after, by token and by word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from toolkit.model import Policy, as_list
+from toolkit.model._forward import evaluation, response_logits
+from toolkit.pairs import EncodedPair, PreferencePair
+
+Groups = Mapping[str, Sequence[str]]
+VERDICTS = ("benign", "catastrophic", "other", "no drop")
+
+
+def mass_flow(
+    before: Policy,
+    after: Policy,
+    pair: PreferencePair | EncodedPair,
+    *,
+    top_k: int | None = 10,
+    position: int | str | None = None,
+    groups: Groups | None = None,
+) -> pd.DataFrame:
+    """Return the tokens whose probability changed most, ``delta = π_after(v|·) − π_before(v|·)``.
+
+    The context is the prompt and the chosen completion up to ``position``. Tokens that differ only
+    in the case of letters or in white space around them are one group (`` Yes``, ``yes``, ``YES``):
+    probability that moves between them is spelling, not meaning.
+
+    Args:
+        before: The policy before training; its output embedding gives ``theory_score``.
+        after: The policy after it, with the same tokenizer.
+        pair: One preference pair.
+        top_k: Keep this many of the largest gains and as many of the largest losses at each
+            position, and always the chosen and the rejected token; ``None``: the whole vocabulary.
+        position: Position within the chosen completion, from 0, or ``"all"``; ``None``: the first
+            at which the two sides differ, so that the context is what they share.
+        groups: Your own groups of words, such as ``{"agree": ["yes", "sure"], "refuse": ["no"]}``.
+            Every spelling of a word counts; words in no group keep the group of their spellings.
+
+    Returns:
+        One row a token, by falling ``delta`` within each position: ``pair_id``, ``position``,
+        ``context_token`` (last token of the context), ``token``, ``token_id``, ``prob_before``,
+        ``prob_after``, ``delta``, ``logp_delta`` (nats), ``direction`` (``gain``, ``loss`` or
+        ``none``), ``role`` (``chosen``, ``rejected`` or empty), ``group``, ``group_delta`` (sum of
+        ``delta`` over all of the vocabulary's tokens in the group), and, where the two sides
+        differ, ``theory_score = ⟨W_token, W_chosen − W_rejected⟩`` and ``theory_rank`` (1 is the
+        token that theory lets gain most). Labels and ``groups`` are in ``attrs``.
+
+    Raises:
+        PairError: If the pair cannot be scored.
+        ValueError: If the policies do not share a tokenizer, the two sides never differ, or an
+            option is not allowed.
+
+    Source:
+        arXiv 2410.08847, Theorem 5 (the score ranks the tokens that gain).
+
+    Example:
+        >>> import toolkit as tk
+        >>> policy, pair = tk.load_model(), tk.load_pairs("stance", limit=1)[0]
+        >>> flow = tk.mass_flow(policy, policy, pair)
+        >>> flow["role"].tolist(), flow["delta"].tolist()
+        (['chosen', 'rejected'], [0.0, 0.0])
+    """
+    _check_top_k(top_k)
+    word_groups = _words(groups)
+    enc = _encoded(before, after, pair)
+    wanted = _positions(enc, position)
+    models, side = (before.model, after.model), (enc.chosen_ids, enc.chosen_mask)
+    logps = [next_token_logps(model, *side)[wanted] for model in models]
+    if logps[0].shape != logps[1].shape:
+        raise ValueError(
+            f"after scores {logps[1].shape[1]} tokens but before scores {logps[0].shape[1]}"
+        )
+    texts = legible_texts(before.tokenizer, range(logps[0].shape[1]))
+    names = [group_of(text, word_groups) for text in texts]
+    frames = []
+    for at, old, new in zip(wanted, *logps, strict=True):
+        whole = _whole_vocabulary(before, enc, at, old, new, texts, names)
+        frames.append(whole if top_k is None else _largest(whole, top_k))
+    frame = pd.concat(frames, ignore_index=True)
+    frame.insert(0, "pair_id", enc.id)
+    frame.attrs.update(before.labels("none").to_attrs(), after=after.name)
+    frame.attrs["groups"] = {name: list(words) for name, words in (groups or {}).items()}
+    return frame
+
+
+def displacement_verdict(frame: pd.DataFrame, *, opposite: Iterable[str] = ()) -> pd.DataFrame:
+    """Say of each position whether the chosen token's loss went to its own kind or to the other.
+
+    Gains are summed over the rows of the frame, so ask ``mass_flow`` for ``top_k=None`` to count
+    every token. ``benign``: most of the gain went to other tokens of the chosen token's group.
+    ``catastrophic``: most went to an opposite group. ``other``: most went elsewhere, or nothing
+    gained. ``no drop``: the chosen token did not lose probability.
+
+    Args:
+        frame: From :func:`mass_flow`.
+        opposite: Names of the groups that mean the opposite of the chosen token. By default the
+            rejected token's group; where that is the chosen token's own (No against Never), every
+            other group that was given to ``mass_flow``.
+
+    Returns:
+        One row a position that has a chosen token: ``pair_id``, ``position``, ``chosen_delta``,
+        ``own_gain``, ``opposite_gain``, ``other_gain``, ``verdict``.
+
+    Raises:
+        ValueError: If the frame is not from ``mass_flow`` or ``opposite`` is a plain string.
+
+    Source:
+        arXiv 2410.08847, Definition 1 (benign and catastrophic displacement); the shares are ours.
+
+    Example:
+        >>> import toolkit as tk
+        >>> policy, pair = tk.load_model(), tk.load_pairs("stance", limit=1)[0]
+        >>> tk.displacement_verdict(tk.mass_flow(policy, policy, pair))["verdict"].tolist()
+        ['no drop']
+    """
+    missing = {"pair_id", "position", "role", "group", "delta"} - set(frame.columns)
+    if missing:
+        raise ValueError(f"frame has no column {sorted(missing)[0]!r}: give one from mass_flow")
+    if isinstance(opposite, str):
+        raise ValueError(f"opposite must be a list of group names, received {opposite!r}")
+    opposite, given = set(opposite), set(frame.attrs.get("groups", {}))
+    rows = [
+        {"pair_id": pair_id, "position": at, **_verdict(part, opposite, given)}
+        for (pair_id, at), part in frame.groupby(["pair_id", "position"], sort=False)
+        if (part["role"] == "chosen").any()
+    ]
+    return pd.DataFrame(rows)
+
+
+def next_token_logps(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return the log-distributions that predict the scored tokens, ``[scored, V]`` in float64."""
+    with evaluation(model), torch.no_grad():
+        logits, start = response_logits(model, [(ids, mask)])
+    predicting = (mask.nonzero().squeeze(-1) - 1 - start).to(logits.device)
+    return logits[0, predicting].double().log_softmax(-1).cpu()
+
+
+def project(weight: Tensor, direction: Tensor) -> Tensor:
+    """Return ``⟨W_v, direction⟩`` for every token v, in float64 without a float64 copy of W."""
+    parts = weight.detach().split(8192)
+    return torch.cat([part.double() @ direction.to(part.device) for part in parts]).cpu()
+
+
+def legible_texts(tokenizer, ids: Iterable[int]) -> list[str]:
+    """Return the text of each token; pieces of a character as their bytes in hexadecimal."""
+    ids = [int(i) for i in ids]
+    texts = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids]
+    names = getattr(tokenizer, "convert_ids_to_tokens", None)
+    broken = [k for k, text in enumerate(texts) if "\ufffd" in text] if names else []
+    for k in broken:
+        texts[k] = _bytes_shown(names(ids[k]))
+    return texts
+
+
+def _bytes_shown(piece: str) -> str:
+    """A byte-level piece with its bytes readable; any other piece as it is (``<0xE2>``)."""
+    byte_of = _byte_alphabet()
+    if not all(letter in byte_of for letter in piece):
+        return piece
+    return bytes(byte_of[letter] for letter in piece).decode("utf-8", "backslashreplace")
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Byte-level BPE writes each byte as one letter: itself if it prints, else from 256 on."""
+    prints = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in set(prints)]
+    return {chr(b): b for b in prints} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+def group_of(text: str, word_groups: Mapping[str, str]) -> str:
+    """Return a token's group: the user's, else its text without case and outer white space."""
+    key = text.strip().casefold() or text
+    return word_groups.get(key, key)
+
+
+def _words(groups: Groups | None) -> dict[str, str]:
+    """Each word of the user's groups, without case and outer white space, and its group."""
+    if groups is not None and not isinstance(groups, Mapping):
+        raise ValueError(f"groups must map names to lists of words, received {groups!r}")
+    home: dict[str, str] = {}
+    for name, words in (groups or {}).items():
+        listed = isinstance(words, Iterable) and not isinstance(words, str)
+        if not isinstance(name, str) or not listed or not all(isinstance(w, str) for w in words):
+            raise ValueError(f"groups[{name!r}] must be a list of words, received {words!r}")
+        for word in words:
+            key = word.strip().casefold() or word
+            if home.setdefault(key, name) != name:
+                raise ValueError(f"groups has {word!r} both in {home[key]!r} and in {name!r}")
+    return home
+
+
+def _check_top_k(top_k) -> None:
+    whole = isinstance(top_k, int) and not isinstance(top_k, bool)
+    if top_k is not None and not (whole and top_k > 0):
+        raise ValueError(f"top_k must be None or a positive integer, received {top_k!r}")
+
+
+def _encoded(before: Policy, after: Policy, pair) -> EncodedPair:
+    pair = as_list([pair])[0]
+    enc, other = before.encode(pair), after.encode(pair)
+    if not torch.equal(enc.chosen_ids, other.chosen_ids):
+        raise ValueError("after splits the pair into other tokens than before; both must agree")
+    return enc
+
+
+def _same_prompt(enc: EncodedPair) -> bool:
+    prompts = [
+        ids[: int(mask.nonzero()[0])]
+        for ids, mask in ((enc.chosen_ids, enc.chosen_mask), (enc.rejected_ids, enc.rejected_mask))
+    ]
+    return torch.equal(*prompts)
+
+
+def contrast(enc: EncodedPair) -> int | None:
+    """Return the first position with one context and two different tokens, if there is one."""
+    at = enc.shared_prefix
+    within = at < min(enc.chosen_length, enc.rejected_length)
+    return at if within and _same_prompt(enc) else None
+
+
+def _positions(enc: EncodedPair, position) -> list[int]:
+    if position == "all":
+        return list(range(enc.chosen_length))
+    if position is None:
+        at = contrast(enc)
+        if at is None:
+            raise ValueError(
+                f"pair {enc.id!r} has no position with one context and two different tokens: give "
+                "position as a number or 'all'"
+            )
+        return [at]
+    whole = isinstance(position, int) and not isinstance(position, bool)
+    if not whole or not 0 <= position < enc.chosen_length:
+        raise ValueError(
+            f"position must be None, 'all' or a whole number from 0 to {enc.chosen_length - 1}, "
+            f"received {position!r}"
+        )
+    return [position]
+
+
+def _whole_vocabulary(policy, enc, at: int, old: Tensor, new: Tensor, texts, names) -> pd.DataFrame:
+    start = int(enc.chosen_mask.nonzero()[at])
+    delta = (new.exp() - old.exp()).numpy()
+    columns = {
+        "position": at,
+        "context_token": legible_texts(policy.tokenizer, enc.chosen_ids[start - 1 : start])[0],
+        "token": texts,
+        "token_id": np.arange(len(texts)),
+        "prob_before": old.exp().numpy(),
+        "prob_after": new.exp().numpy(),
+        "delta": delta,
+        "logp_delta": (new - old).numpy(),
+        "direction": np.select([delta > 0, delta < 0], ["gain", "loss"], "none"),
+        "role": "",
+        "group": names,
+    }
+    frame = pd.DataFrame(columns)
+    frame["group_delta"] = frame.groupby("group")["delta"].transform("sum")
+    frame["theory_score"], frame["theory_rank"] = np.nan, pd.array([pd.NA] * len(frame), "Int64")
+    chosen = int(enc.chosen_ids[start])
+    frame.loc[chosen, "role"] = "chosen"
+    if at == contrast(enc):
+        rejected = int(enc.rejected_ids[enc.rejected_mask][at])
+        frame.loc[rejected, "role"] = "rejected"
+        weight = policy.model.get_output_embeddings().weight
+        direction = weight[chosen].detach().double() - weight[rejected].detach().double()
+        frame["theory_score"] = project(weight, direction).numpy()
+        ranks = frame["theory_score"].rank(method="first", ascending=False)
+        frame["theory_rank"] = ranks.astype("Int64")
+    return frame.sort_values("delta", ascending=False, kind="stable")
+
+
+def _largest(frame: pd.DataFrame, top_k: int) -> pd.DataFrame:
+    """The first and last rows that moved, and those with a role; the frame is sorted by delta."""
+    gains = frame.index[frame["direction"] == "gain"][:top_k]
+    losses = frame.index[frame["direction"] == "loss"][-top_k:]
+    kept = frame.index.isin([*gains, *losses]) | (frame["role"] != "")
+    return frame[kept]
+
+
+def _verdict(part: pd.DataFrame, opposite: set[str], given: set[str]) -> dict[str, object]:
+    chosen = part[part["role"] == "chosen"].iloc[0]
+    if not opposite:
+        rejected = set(part.loc[part["role"] == "rejected", "group"])
+        opposite = (rejected or given) - {chosen["group"]} or given - {chosen["group"]}
+    gains = part[part["delta"] > 0]
+    own = gains.loc[gains["group"] == chosen["group"], "delta"].sum()
+    against = gains.loc[gains["group"].isin(opposite - {chosen["group"]}), "delta"].sum()
+    shares = {"benign": own, "catastrophic": against, "other": gains["delta"].sum() - own - against}
+    most = max(shares, key=lambda name: (shares[name], name == "other"))
+    return {
+        "chosen_delta": chosen["delta"],
+        "own_gain": own,
+        "opposite_gain": against,
+        "other_gain": shares["other"],
+        "verdict": most if chosen["delta"] < 0 else "no drop",
+    }

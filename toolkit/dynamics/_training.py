@@ -1,0 +1,299 @@
+"""A training run that goes one step at a time, and measures each step as it is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from toolkit.dynamics import _optimizers, _step
+from toolkit.dynamics._lora import trained_policy
+from toolkit.dynamics._trajectory import StepRecord, Trajectory
+from toolkit.dynamics._watch import Watch
+from toolkit.gradients import Pairs
+from toolkit.model import Params, Policy, as_list, batches
+
+WATCHED = 8  # probes, where none are given
+
+
+class TrainingRun:
+    """Preference training as an iterator: one optimiser step, measured, per ``next``.
+
+    Leave the loop at any time and go on later with the same object: the result is that of an
+    uninterrupted run, bit for bit. ``run.trajectory`` holds everything done so far.
+
+    Evaluation mode also while training (no dropout), so that predicted and actual changes are
+    those of the same function. Minibatches are drawn as a data loader does, shuffled anew in each
+    epoch from ``seed`` alone; the last one of an epoch can be short. Each loss is the mean over
+    its minibatch.
+
+    Args:
+        policy: The model to start from. Its reference is ``policy.ref_model``, the base model of
+            an adapter, or its own weights at the start.
+        pairs: Training pairs.
+        steps: Number of steps.
+        lr: Learning rate; a live optimiser's own if not given.
+        loss: A key of ``LOSSES`` or a function (see ``loss_weights``).
+        optimizer: As for ``predict_step``: a name, or a live torch optimiser over the policy's
+            parameters. A copy of it is used unless ``in_place``.
+        batch_size: Pairs in a minibatch.
+        probes: Pairs to watch; the first eight training pairs if not given. The reference's
+            distributions over the vocabulary are kept for their tokens.
+        params: Parameters that are trained (see ``Policy.parameters_in``).
+        seed: Seed of the shuffling (and of LoRA's start); global random states stay untouched.
+        weight_decay: As for ``predict_step``.
+        max_grad_norm: Clip the minibatch gradient to this norm.
+        optimizer_options: Further options of the named optimiser.
+        lora: ``{"r": 8, "alpha": 16, "target_modules": …}`` trains LoRA matrices alone (extra
+            ``peft``); ``{}`` takes these defaults.
+        checkpoint_every: Keep the weights at each multiple of this step; start and end always are.
+        in_place: Train the policy's own model (and live optimiser) instead of a deep copy.
+        predict: Predict each step by a forward-mode pass; without it the predictions are NaN.
+        **hparams: Hyper-parameters of the loss, such as ``beta``.
+
+    Raises:
+        PairError: If a pair cannot be scored.
+        ValueError: If an argument is not allowed.
+        ImportError: If an optional package is missing.
+
+    Example:
+        >>> import toolkit as tk
+        >>> policy, pairs = tk.load_model(), tk.load_pairs("single_token", limit=4)
+        >>> run = tk.TrainingRun(policy, pairs, lr=1e-5, steps=3, batch_size=2)
+        >>> next(run).step
+        1
+        >>> len(run.trajectory), [record.step for record in run]
+        (1, [2, 3])
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        pairs: Pairs,
+        *,
+        steps: int,
+        lr: float | None = None,
+        loss: str | Callable[..., Tensor] = "dpo",
+        optimizer: str | torch.optim.Optimizer = "adamw",
+        batch_size: int = 8,
+        probes: Pairs | None = None,
+        params: Params = "all",
+        seed: int = 0,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = None,
+        optimizer_options: Mapping[str, object] | None = None,
+        lora: Mapping[str, object] | None = None,
+        checkpoint_every: int | None = None,
+        in_place: bool = False,
+        predict: bool = True,
+        **hparams: float,
+    ):
+        _optimizers.check_lr(lr)
+        _step.check_clip(max_grad_norm)
+        _check_whole("steps", steps)
+        if checkpoint_every is not None:
+            _check_whole("checkpoint_every", checkpoint_every)
+        recipe = _optimizers.Recipe(optimizer, lr, weight_decay, optimizer_options)
+        self.steps, self.loss, self.hparams, self.predict = steps, loss, hparams, predict
+        self.max_grad_norm, self.checkpoint_every = max_grad_norm, checkpoint_every
+        self.stopped = False
+        self._pairs = [policy.encode(p) for p in as_list(pairs)]
+        self._probes = self._pairs[:WATCHED]
+        if probes is not None:
+            self._probes = [policy.encode(p) for p in as_list(probes)]
+        self._schedule = _schedule(len(self._pairs), batch_size, steps, seed)
+        self._watch = Watch(policy, self._probes)
+        self._ref = self._references(policy)
+        self.policy = trained_policy(policy, in_place, lora, seed)
+        self._bind(policy, recipe, params, in_place, lora)
+        self.settings = {
+            **_step.labels_of(self.policy, params, "weights at the start"),
+            **recipe.to_attrs(),
+            "steps": steps,
+            "batch_size": batch_size,
+            "seed": seed,
+            "max_grad_norm": max_grad_norm,
+            "lora": None if lora is None else dict(lora),
+        }
+        self._start, self._start_state = self._kept(), copy.deepcopy(self._optimizer.state_dict())
+        self._clear()
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        return self
+
+    def __next__(self) -> StepRecord:
+        """Take one step and measure it."""
+        if self._pending is None:
+            if len(self._records) == self.steps:
+                raise StopIteration
+            self._advance()
+        # An interrupt in here costs nothing: the next call measures the step that was taken.
+        record = self._measure()
+        self.stopped = False
+        return record
+
+    def __len__(self) -> int:
+        return self.steps
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """Everything done so far, as a :class:`Trajectory`."""
+        done = len(self._records)
+        if done not in self._checkpoints:
+            current = self._kept() if self._pending is None else _on_cpu(self._pending[0])
+            self._end = self._end if self._end and self._end[0] == done else (done, current)
+        kept = dict([*self._checkpoints.items(), *([self._end] if self._end else [])])
+        kept = {step: weights for step, weights in kept.items() if step <= done}
+        tokens = len(self._watch.axis)
+        return Trajectory(
+            self._watch.axis.copy(),
+            np.stack(self._logps),
+            np.array(self._predicted).reshape(done, tokens),
+            self._watch.ref_logps,
+            np.stack(self._losses),
+            np.stack(self._kl),
+            np.array(self._inside, dtype=bool).reshape(done, len(self._probes)),
+            pd.DataFrame(
+                [vars(r) for r in self._records], columns=list(StepRecord.__dataclass_fields__)
+            ),
+            self.settings,
+            dict(sorted(kept.items())),
+            self.stopped,
+            self.policy,
+        )
+
+    def reset(self) -> None:
+        """Go back to the start: weights, optimiser and records."""
+        with torch.no_grad():
+            for name, p in self._selected.items():
+                p.copy_(self._start[name])
+        self._optimizer.load_state_dict(copy.deepcopy(self._start_state))
+        self._clear()
+
+    def _bind(self, policy: Policy, recipe, params: Params, in_place: bool, lora) -> None:
+        """Find the parameters that are trained and put the optimiser on them."""
+        if recipe.live and lora is not None:
+            raise ValueError("lora adds parameters that your optimizer does not hold: name one")
+        if recipe.live:
+            originals = recipe.moved(policy.parameters_in(params))
+            named = dict(self.policy.model.named_parameters())
+            self._selected = {name: named[name] for name in originals}
+        else:
+            originals = self._selected = self.policy.parameters_in(params)
+        if recipe.live and in_place:
+            self._optimizer = recipe.optimizer
+            for group in self._optimizer.param_groups:
+                group.update({} if recipe.lr is None else {"lr": float(recipe.lr)})
+        else:
+            self._optimizer = recipe.over(originals, self._selected)
+
+    def _clear(self) -> None:
+        self._records: list[StepRecord] = []
+        self._predicted, self._inside, self._losses = [], [], []
+        self._logps, self._kl = [], []
+        self._pending, self._end, self.stopped = None, None, False
+        self._checkpoints = {0: self._start}
+        self._look()
+
+    def _references(self, policy: Policy) -> dict[int, np.ndarray]:
+        """Return the reference's log-probabilities of every pair that will be trained on."""
+        used = sorted({i for batch in self._schedule for i in batch})
+        encoded = [self._pairs[i] for i in used]
+        own = _step.token_logps(policy, encoded) if policy.ref_model is None else []
+        sums = _step.sums_of(_step.ref_token_logps(policy, encoded, own))
+        return dict(zip(used, sums.reshape(-1, 2), strict=True))
+
+    def _advance(self) -> None:
+        at = self._schedule[len(self._records)]
+        batch, ref = [self._pairs[i] for i in at], np.concatenate([self._ref[i] for i in at])
+        found = _step.minibatch(
+            self.policy, self._selected, batch, ref, self.loss, self.hparams, self.max_grad_norm
+        )
+        before = {name: p.detach().clone() for name, p in self._selected.items()}
+        grads = {self._selected[name]: g for name, g in found.clipped.items()}
+        loss, ids = float(found.weights.losses.mean()), [e.id for e in batch]
+        numbers = (loss, found.norm, found.clip_factor, ids)
+        with _uninterrupted():
+            _optimizers.apply(self._optimizer, grads)
+            self._pending = before, StepRecord(len(self._records) + 1, *numbers), at
+
+    def _measure(self) -> StepRecord:
+        before, record, at = self._pending
+        predicted = np.full(len(self._watch.axis), np.nan)
+        if self.predict:
+            move = _step.moved(before, self._selected)
+            tokens = _step.directional(self.policy, self._probes, before, move)
+            predicted = torch.cat(tokens).double().cpu().numpy()
+        looked = self._watch.look(self.policy)
+        keep = self.checkpoint_every and record.step % self.checkpoint_every == 0
+        weights = self._kept() if keep or record.step == self.steps else None
+        losses = self._probe_losses(looked[0])
+        batch = [self._pairs[i] for i in at]
+        inside = [any(_step.same_tokens(e, probe) for e in batch) for probe in self._probes]
+        with _uninterrupted():
+            self._append(looked, losses)
+            self._predicted.append(predicted)
+            self._inside.append(inside)
+            self._records.append(record)
+            if weights is not None:
+                self._checkpoints[record.step] = weights
+            self._pending = None
+        return record
+
+    def _look(self) -> None:
+        looked = self._watch.look(self.policy)
+        self._append(looked, self._probe_losses(looked[0]))
+
+    def _append(self, looked: tuple[np.ndarray, np.ndarray], losses: np.ndarray) -> None:
+        self._logps.append(looked[0])
+        self._kl.append(looked[1])
+        self._losses.append(losses)
+
+    def _probe_losses(self, logps: np.ndarray) -> np.ndarray:
+        sums = self._watch.sums(logps), self._watch.sums(self._watch.ref_logps)
+        found = _step.weigh(self.loss, _step.scores(self._probes, *sums), self.hparams)
+        self.settings.update(loss=found.loss, **found.hparams)
+        return found.losses
+
+    def _kept(self) -> dict[str, Tensor]:
+        return _on_cpu(self._selected)
+
+
+def _schedule(count: int, batch_size: int, steps: int, seed: int) -> list[list[int]]:
+    """Return the pairs of each minibatch, drawn by a generator of their own."""
+    generator, found = torch.Generator().manual_seed(seed), []
+    while len(found) < steps:
+        found += batches(torch.randperm(count, generator=generator).tolist(), batch_size)
+    return found[:steps]
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold an interrupt back until the end of the block, so that no half step is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = []
+    previous = signal.signal(signal.SIGINT, lambda *args: held.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if held and callable(previous):
+            previous(*held[0])
+
+
+def _check_whole(name: str, value) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive whole number, received {value!r}")
+
+
+def _on_cpu(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: p.detach().cpu().clone() for name, p in values.items()}

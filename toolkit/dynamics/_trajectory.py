@@ -1,0 +1,243 @@
+"""What a training run left behind: every watched token at every step, and kept weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from toolkit.dynamics import _trajectory_files
+from toolkit.dynamics._step import SIDES, regimes
+from toolkit.model import Policy
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimiser step.
+
+    Attributes:
+        step: Its number, from 1.
+        loss: Mean loss of the minibatch before the step.
+        grad_norm: ‖∇ℓ‖ before clipping.
+        clip_factor: What clipping multiplied the gradient by.
+        batch_ids: Ids of the pairs of the minibatch.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    clip_factor: float
+    batch_ids: list[str]
+
+
+@dataclass(frozen=True, repr=False)
+class Trajectory:
+    """A training run of T steps, watched on P probe pairs with n tokens in all.
+
+    Step 0 is the start; step k is the state after k optimiser steps. All log-probabilities and
+    their changes are in nats, float64.
+
+    Attributes:
+        axis: One row a watched token: ``pair_id, side, position, token, row`` (row = 2·probe, +1
+            for the rejected side).
+        logps: log π of each token at each step, ``[T + 1, n]``.
+        predicted: ``⟨∇log π_t, Δθ⟩`` of each token in each step, ``[T, n]``; NaN if not asked for.
+        ref_logps: log π_ref of each token, ``[n]``.
+        losses: Loss of each probe at each step, ``[T + 1, P]``.
+        kl: KL(π‖π_ref) over the whole vocabulary, mean over the scored positions of both
+            responses, nats, ``[T + 1, P]``.
+        in_batch: Whether each probe was in the minibatch of each step, ``[T, P]``.
+        steps: One row a step: ``step, loss, grad_norm, clip_factor, batch_ids``.
+        settings: Labels and settings, as in the frames' ``attrs``.
+        checkpoints: Kept weights by step: the parameters that are trained, on the CPU.
+        stopped: Whether the run was stopped before its last step.
+    """
+
+    axis: pd.DataFrame
+    logps: np.ndarray
+    predicted: np.ndarray
+    ref_logps: np.ndarray
+    losses: np.ndarray
+    kl: np.ndarray
+    in_batch: np.ndarray
+    steps: pd.DataFrame
+    settings: Mapping[str, object]
+    checkpoints: Mapping[int, Weights]
+    stopped: bool = False
+    policy: Policy | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        s, kept = self.settings, ", ".join(map(str, sorted(self.checkpoints)))
+        end = ", stopped" if self.stopped else ""
+        return (
+            f"Trajectory({len(self)} steps of {s['optimizer']} on {s['loss']}, "
+            f"{self.losses.shape[1]} probes, weights kept at {kept}{end})"
+        )
+
+    def __len__(self) -> int:
+        return len(self.predicted)
+
+    @property
+    def pair_ids(self) -> list[str]:
+        """Ids of the probes."""
+        return list(self.axis.drop_duplicates("row")["pair_id"][::2])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a step, probe and side; step 0 is the start and has no changes.
+
+        Returns:
+            Columns ``step, pair_id, side, logps, predicted_delta, actual_delta,
+            predicted_logps`` (starting value plus all predictions so far), ``loss, reward``
+            (β·logratio where the loss has a beta, else the logratio), ``margin`` (chosen −
+            rejected reward), ``kl, regime`` (from the signs of that step's two predicted changes),
+            ``in_batch``.
+        """
+        logps, moves = self._sums(self.logps), self._sums(self.predicted)
+        count, rows = logps.shape
+        gap, still = np.full((1, rows), np.nan), np.zeros((1, rows // 2), bool)
+        ratio = float(self.settings.get("beta", 1.0)) * (logps - self._sums(self.ref_logps[None]))
+        names = regimes(*(np.vstack([gap, moves])[:, side::2] for side in range(2)))
+        inside = np.vstack([still, self.in_batch])
+        columns = {
+            "step": np.repeat(np.arange(count), rows),
+            "pair_id": np.tile(np.repeat(self.pair_ids, 2), count),
+            "side": np.tile(SIDES, count * rows // 2),
+            "logps": logps.ravel(),
+            "predicted_delta": np.vstack([gap, moves]).ravel(),
+            "actual_delta": np.vstack([gap, np.diff(logps, axis=0)]).ravel(),
+            "predicted_logps": (logps[:1] + np.vstack([0 * logps[:1], moves]).cumsum(0)).ravel(),
+            "loss": np.repeat(self.losses, 2, axis=1).ravel(),
+            "reward": ratio.ravel(),
+            "margin": np.repeat(ratio[:, ::2] - ratio[:, 1::2], 2, axis=1).ravel(),
+            "kl": np.repeat(self.kl, 2, axis=1).ravel(),
+            "regime": np.repeat(names, 2, axis=1).ravel(),
+            "in_batch": np.repeat(inside, 2, axis=1).ravel(),
+        }
+        return self._labelled(pd.DataFrame(columns))
+
+    def steps_frame(self) -> pd.DataFrame:
+        """Return one row a step.
+
+        Returns:
+            Columns ``step, loss`` (of the minibatch, before the step), ``grad_norm`` (before
+            clipping), ``clip_factor, batch_ids, chosen_logps, rejected_logps`` (means over the
+            probes after the step) and ``r_squared`` of that step's predictions.
+        """
+        logps, moves = self._sums(self.logps), self._sums(self.predicted)
+        real = np.diff(logps, axis=0)
+        frame = self.steps.copy()
+        frame["chosen_logps"] = logps[1:, ::2].mean(1)
+        frame["rejected_logps"] = logps[1:, 1::2].mean(1)
+        frame["r_squared"] = [_r_squared(p, a) for p, a in zip(moves, real, strict=True)]
+        return self._labelled(frame)
+
+    def tokens(self, step: int) -> pd.DataFrame:
+        """Return one row a watched token after a step.
+
+        Returns:
+            Columns ``pair_id, side, position, token, logp, predicted_delta, actual_delta`` (NaN
+            at step 0).
+
+        Raises:
+            ValueError: If there is no such step.
+        """
+        self._check_step(step)
+        frame = self.axis.drop(columns="row")
+        frame["logp"] = self.logps[step]
+        frame["predicted_delta"] = self.predicted[step - 1] if step else np.nan
+        frame["actual_delta"] = self.logps[step] - self.logps[step - 1] if step else np.nan
+        return self._labelled(frame, step=step)
+
+    def r_squared(self) -> float:
+        """Return how much of the actual changes the predictions explain, all steps together.
+
+        ``1 − Σ(actual − predicted)² / Σ(actual − mean)²`` over steps and responses; NaN where
+        nothing was predicted.
+        """
+        actual = np.diff(self._sums(self.logps), axis=0)
+        return _r_squared(self._sums(self.predicted).ravel(), actual.ravel())
+
+    def policy_at(self, step: int, policy: Policy | None = None) -> Policy:
+        """Return a policy with the weights after a step; its reference is the run's.
+
+        Args:
+            step: A step whose weights were kept: 0, the last one, and every ``checkpoint_every``.
+            policy: Needed after :meth:`load`: the policy that the run started from.
+
+        Raises:
+            ValueError: If the weights of that step were not kept (it names the nearest), or the
+                policy has other parameters.
+        """
+        self._check_step(step)
+        if step not in self.checkpoints:
+            near = min(self.checkpoints, key=lambda kept: abs(kept - step))
+            raise ValueError(
+                f"step={step}: its weights were not kept; the nearest kept step is {near} (give "
+                "train checkpoint_every=1 to keep all of them)"
+            )
+        template = policy or self.policy
+        if template is None:
+            raise ValueError("policy must be given: a loaded trajectory holds weights, no model")
+        found = copy.copy(template)
+        found.model = _with_weights(template.model, self.checkpoints[step])
+        own = template.ref_model is None and not hasattr(template.model, "disable_adapter")
+        if own and step:
+            found.ref_model = _with_weights(template.model, self.checkpoints[0])
+        return found
+
+    def save(self, folder: str | Path) -> Path:
+        """Write everything to a folder: JSON, Parquet and safetensors, whole or not at all.
+
+        Raises:
+            ValueError: If the folder exists and holds something else.
+        """
+        return _trajectory_files.save(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Trajectory:
+        """Return a trajectory that was saved.
+
+        Raises:
+            ValueError: If the folder holds none.
+        """
+        return cls(**_trajectory_files.load(Path(folder)))
+
+    def _sums(self, tokens: np.ndarray) -> np.ndarray:
+        """Sum ``[…, n]`` over the tokens of each response, ``[…, 2P]``."""
+        starts = np.flatnonzero(np.diff(self.axis["row"].to_numpy(), prepend=-1))
+        return np.add.reduceat(tokens, starts, axis=-1)
+
+    def _check_step(self, step) -> None:
+        whole = isinstance(step, (int, np.integer)) and not isinstance(step, bool)
+        if not whole or not 0 <= step <= len(self):
+            raise ValueError(f"step must be 0 to {len(self)}, received {step!r}")
+
+    def _labelled(self, frame: pd.DataFrame, **more) -> pd.DataFrame:
+        frame.attrs.update(self.settings, stopped=self.stopped, **more)
+        return frame
+
+
+def _r_squared(predicted: np.ndarray, actual: np.ndarray) -> float:
+    total = np.square(actual - actual.mean()).sum() if actual.size else 0.0
+    if total == 0 or np.isnan(predicted).any():
+        return float("nan")
+    return float(1 - np.square(actual - predicted).sum() / total)
+
+
+def _with_weights(model, weights: Weights):
+    twin = copy.deepcopy(model)
+    named = dict(twin.named_parameters())
+    for name, values in weights.items():
+        if name not in named or named[name].shape != values.shape:
+            raise ValueError(f"policy has no parameter {name} of shape {tuple(values.shape)}")
+        with torch.no_grad():
+            named[name].copy_(values)
+    return twin

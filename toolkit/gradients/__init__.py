@@ -1,0 +1,335 @@
+"""Exact gradient products of log-probabilities: norms, inner products, token contributions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.gradients import _autograd, _passes, _response_gram, _tangents, _token_gram
+from toolkit.gradients._batching import fitting, longest
+from toolkit.gradients._gradient_results import (
+    Gram,
+    PairStats,
+    TokenContributions,
+    TokenMatrix,
+    concat_stats,
+)
+from toolkit.gradients._metric import Metric
+from toolkit.model import Labels, Params, Policy, as_list, batches, reference_logps
+from toolkit.model._forward import evaluation, scored_logps, sequences, token_texts
+from toolkit.pairs import EncodedPair, PreferencePair
+
+Pairs = Sequence[PreferencePair | EncodedPair] | PreferencePair | EncodedPair
+
+
+def pair_stats(
+    policy: Policy,
+    pairs: Pairs,
+    *,
+    params: Params = "all",
+    metric: Metric | None = None,
+    batch_size: int | None = None,
+    memory: int | None = None,
+    progress: bool = True,
+) -> PairStats:
+    """Return ‖g_chosen‖², ‖g_rejected‖² and ⟨g_chosen, g_rejected⟩ of every pair, exactly.
+
+    Args:
+        policy: The model; dropout is off while gradients are taken, and nothing is changed.
+        pairs: Preference pairs.
+        params: Parameter set (see ``Policy.parameters_in``).
+        metric: A diagonal metric P for ⟨·,·⟩_P, such as ``Metric.from_optimizer(adam, model)``;
+            it needs materialised gradients, one backward per response. ``None``: Euclidean.
+        batch_size: Pairs per forward pass; ``None``: as many as fit into ``memory`` together. A
+            batch that does not fit after all is halved.
+        memory: Bytes that activations may take where ``batch_size`` is ``None`` (default 2 GiB on
+            the CPU, half of a GPU's memory).
+        progress: Show a progress bar.
+
+    Returns:
+        :class:`PairStats` in pair order.
+
+    Raises:
+        PairError: If a pair cannot be scored; raised before any gradient is taken.
+        ValueError: If ``params`` matches nothing.
+
+    Source:
+        arXiv 2410.13828, Section 3.
+
+    Example:
+        >>> import toolkit as tk
+        >>> policy = tk.load_model()
+        >>> stats = tk.pair_stats(policy, tk.load_pairs("long_suffix", limit=2), progress=False)
+        >>> stats.to_frame()[["id", "cosine"]].shape
+        (2, 2)
+    """
+    encoded = [policy.encode(p) for p in as_list(pairs)]
+    order = sorted(range(len(encoded)), key=lambda i: longest(encoded[i]))
+    options = {
+        "params": params,
+        "metric": metric,
+        "batch_size": batch_size,
+        "memory": memory,
+        "progress": progress,
+    }
+    parts = list(iter_pair_stats(policy, [encoded[i] for i in order], **options))
+    return concat_stats(parts).take(np.argsort(order))
+
+
+def iter_pair_stats(
+    policy: Policy,
+    pairs: Pairs,
+    *,
+    params: Params = "all",
+    metric: Metric | None = None,
+    batch_size: int | None = None,
+    memory: int | None = None,
+    progress: bool = False,
+) -> Iterator[PairStats]:
+    """Yield :func:`pair_stats` batch by batch, so that long work can be stopped and kept.
+
+    Pairs come in the order given; neighbours of similar length make for less padding.
+    """
+    from tqdm.auto import tqdm
+
+    encoded = [policy.encode(p) for p in as_list(pairs)]
+    task = _Task(policy, params, metric)
+    bar = tqdm(total=len(encoded), desc="pair gradients", unit="pair", disable=not progress)
+    with bar:
+        for batch in task.fitting(encoded, batch_size, memory):
+            for part in _measured(task, batch):
+                bar.update(len(part))
+                yield part
+
+
+def token_contributions(
+    policy: Policy,
+    pair: PreferencePair | EncodedPair,
+    *,
+    params: Params = "all",
+    metric: Metric | None = None,
+) -> TokenContributions:
+    """Return ⟨∇log π_t, g_chosen⟩ and ⟨∇log π_t, g_rejected⟩ of every token of both responses.
+
+    Forward-mode derivatives of the token log-probabilities along g_chosen and g_rejected give all
+    of them at once, whatever the number of tokens.
+
+    Args:
+        policy: The model.
+        pair: One pair.
+        params: Parameter set (see ``Policy.parameters_in``).
+        metric: A diagonal metric P for ⟨·,·⟩_P (plain autograd, slower); ``None``: Euclidean.
+
+    Raises:
+        PairError: If the pair cannot be scored.
+        ValueError: If ``params`` matches nothing.
+
+    Source:
+        arXiv 2410.13828, token-wise decomposition of the gradient inner product.
+
+    Example:
+        >>> import toolkit as tk
+        >>> policy = tk.load_model()
+        >>> tokens = tk.token_contributions(policy, tk.load_pairs("single_token", limit=1)[0])
+        >>> tokens.to_frame().columns[0]
+        'pair_id'
+    """
+    enc, task = policy.encode(pair), _Task(policy, params, metric)
+    rows = sequences([enc])
+    if task.plan.remainder:
+        found = _autograd.token_products(policy.model, task.selected, rows, metric=task.weights)
+    else:
+        found = _tangents.token_products(policy.model, task.plan, rows)
+    values = [_numpy(torch.cat(list(v))) for v in found]
+    sides, positions, tokens = _token_axis(policy, rows)
+    return TokenContributions(enc.id, sides, positions, tokens, *values, labels=task.labels)
+
+
+def token_matrix(
+    policy: Policy,
+    pair: PreferencePair | EncodedPair,
+    *,
+    params: Params = "all",
+    metric: Metric | None = None,
+    progress: bool = False,
+) -> TokenMatrix:
+    """Return the matrix ⟨∇log π_i, ∇log π_j⟩ over all tokens of both responses.
+
+    Args:
+        policy: The model.
+        pair: One pair.
+        params: Parameter set (see ``Policy.parameters_in``).
+        metric: A diagonal metric P for ⟨·,·⟩_P (plain autograd, slower); ``None``: Euclidean.
+        progress: Show a progress bar over the layers (not with plain autograd).
+
+    Raises:
+        PairError: If the pair cannot be scored.
+        ValueError: If ``params`` matches nothing.
+
+    Source:
+        arXiv 2410.13828, Section 4.3 (token-level heat-map).
+
+    Example:
+        >>> import toolkit as tk
+        >>> policy = tk.load_model()
+        >>> tk.token_matrix(policy, tk.load_pairs("single_token", limit=1)[0]).matrix.shape
+        (4, 4)
+    """
+    from tqdm.auto import tqdm
+
+    enc, task = policy.encode(pair), _Task(policy, params, metric)
+    rows = sequences([enc])
+    if task.plan.remainder:
+        _, gram = _autograd.token_gram(policy.model, task.selected, rows, metric=task.weights)
+    else:
+        with tqdm(desc="token gradients", unit="block", disable=not progress) as bar:
+            _, gram = _token_gram.token_gram(
+                policy.model, task.plan, rows, done=lambda level, count: _show(bar, level, count)
+            )
+    sides, positions, tokens = _token_axis(policy, rows)
+    return TokenMatrix(enc.id, gram.numpy(), tokens, sides, positions, task.labels)
+
+
+def gram(
+    policy: Policy,
+    pairs: Pairs,
+    *,
+    params: Params = "all",
+    metric: Metric | None = None,
+    memory: int = 2 << 30,
+    projection: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Gram:
+    """Return ⟨g_i, g_j⟩ over the 2N responses of N pairs: how much training one moves another.
+
+    Gradients are materialised for a slice of the parameters at a time, so that at most ``memory``
+    bytes of them are held; the bar says how many passes that takes before the first one runs.
+
+    Args:
+        policy: The model.
+        pairs: Preference pairs.
+        params: Parameter set (see ``Policy.parameters_in``).
+        metric: A diagonal metric P for ⟨·,·⟩_P; ``None``: Euclidean.
+        memory: Most bytes of gradients to hold at once.
+        projection: Number k of random directions to estimate the off-diagonal entries from;
+            ``None`` is exact. The standard error, about ``1/√k``, is in the result.
+        seed: Seed of the projection.
+        batch_size: Pairs per forward pass (default 8).
+        progress: Show a progress bar.
+
+    Raises:
+        PairError: If a pair cannot be scored.
+        ValueError: If ``params`` matches nothing, or ``memory`` or ``projection`` is not positive.
+
+    Source:
+        The kernel of arXiv 2210.05643 at the level of responses.
+
+    Example:
+        >>> import toolkit as tk
+        >>> kernel = tk.gram(tk.load_model(), tk.load_pairs("stance", limit=2), progress=False)
+        >>> kernel.matrix.shape
+        (4, 4)
+    """
+    from tqdm.auto import tqdm
+
+    for name, value in (("memory", memory), ("projection", projection)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a positive whole number, received {value!r}")
+    encoded, task = [policy.encode(p) for p in as_list(pairs)], _Task(policy, params, metric)
+    selected = task.selected
+    groups = _response_gram.slices_for(selected, 2 * len(encoded), memory)
+    rows = [sequences(batch) for batch in batches(encoded, batch_size)]
+    estimate = _response_gram.Projection(projection, seed) if projection else None
+    held = 8 * len(encoded) * max(sum(s.stop - s.start for s in g) for g in groups) / 2**30
+    title = f"gram: {len(groups)} passes, {held:.2g} GiB of gradients held"
+    with tqdm(total=len(groups) * len(rows), desc=title, disable=not progress) as bar:
+        contract = estimate or _response_gram.exact
+        found = _response_gram.response_gram(
+            policy.model, selected, rows, groups, contract, bar.update, task.scales()
+        )
+    matrix = estimate.finish(found) if estimate else found
+    ids = [enc.id for enc in encoded for _ in range(2)]
+    sides = np.tile(["chosen", "rejected"], len(encoded))
+    error = projection**-0.5 if projection else 0.0
+    return Gram(ids, sides, (matrix + matrix.T).numpy() / 2, error, task.labels)
+
+
+class _Task:
+    """What is measured on which parameters under which metric, and who accounts for them."""
+
+    def __init__(self, policy: Policy, params: Params, metric: Metric | None):
+        self.policy, self.selected = policy, policy.parameters_in(params)
+        self.weights, self.labels = None, policy.labels(params)
+        if metric is None:
+            self.plan = _passes.plan_for(policy.model, self.selected)
+        else:
+            # A metric has no low-rank form that a layer rule could use: plain autograd takes all.
+            self.weights = metric.of(self.selected)
+            self.plan = _passes.Plan({}, None, self.selected)
+            self.labels = replace(self.labels, optimizer_metric=metric.name)
+
+    def fitting(self, encoded, batch_size, memory) -> Iterator[Sequence[EncodedPair]]:
+        """The pairs in batches that fit into memory."""
+        return fitting(encoded, batch_size, self.plan.position_bytes, self.policy.device, memory)
+
+    def scales(self) -> dict[str, Tensor] | None:
+        """√P by parameter name."""
+        if self.weights is None:
+            return None
+        roots = (w.sqrt() for w in self.weights)
+        return dict(zip(self.selected, roots, strict=True))
+
+
+def _measured(task: _Task, batch) -> list[PairStats]:
+    """Measure one batch, in halves where it does not fit into memory."""
+    try:
+        return [_measure(task, batch)]
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        full = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+        if not full or len(batch) == 1:
+            raise
+    half = len(batch) // 2
+    parts = (batch[:half], batch[half:])
+    return [stats for part in parts for stats in _measured(task, part)]
+
+
+def _measure(task: _Task, batch) -> PairStats:
+    model, plan, rows = task.policy.model, task.plan, sequences(batch)
+    if plan.rules:
+        parts, own = _passes.pair_products(model, plan, rows)
+    else:
+        with evaluation(model), torch.no_grad():
+            parts, own = {}, scored_logps(model, rows)
+    if plan.remainder:
+        parts.update(_autograd.pair_products(model, plan.remainder, rows, task.weights))
+    ref = reference_logps(task.policy, rows, own)
+    return _to_stats([enc.id for enc in batch], own, ref, parts, task.labels)
+
+
+def _show(bar, level: int, count: int) -> None:
+    bar.total = count
+    bar.update(level - bar.n)
+
+
+def _token_axis(policy: Policy, rows) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    texts = [token_texts(policy.tokenizer, *row) for row in rows]
+    sides = np.repeat(["chosen", "rejected"], [len(t) for t in texts])
+    return sides, np.concatenate([np.arange(len(t)) for t in texts]), texts[0] + texts[1]
+
+
+def _to_stats(ids, own, ref, parts: dict[str, Tensor], labels: Labels) -> PairStats:
+    by_name = {name: products.numpy() for name, products in parts.items()}
+    sums = [np.array([float(row.double().sum()) for row in rows]) for rows in (own, ref)]
+    lengths = np.array([len(row) for row in own])
+    arrays = [values[side::2] for values in (*sums, lengths) for side in range(2)]
+    return PairStats(ids, *arrays, *sum(by_name.values()).T, labels=labels, parts=by_name)
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.detach().double().cpu().numpy()

@@ -1,0 +1,303 @@
+"""Escaped, self-contained HTML from frames: aligned token strips.
+
+No JavaScript. Colours and outlines are written inline, because JupyterLab removes the ``<style>``
+of an untrusted notebook.
+"""
+
+import math
+import unicodedata
+from difflib import SequenceMatcher
+from html import escape
+from itertools import groupby, zip_longest
+from typing import NamedTuple
+
+import pandas as pd
+
+from toolkit.plots._palette import (
+    VALUE_WORDS,
+    caption,
+    color_of,
+    contrast_text,
+    require,
+    short_number,
+    unit_text,
+    visible_token,
+)
+
+# Tripled class names outrank JupyterLab's own rules for tables in an output.
+_STYLE = """<style>
+.pet{color:var(--jp-content-font-color1,inherit);font-family:var(--jp-code-font-family,monospace);
+font-size:13px;line-height:1.35;direction:ltr;padding:2px 0 1.8em}
+.pet.pet.pet .pet-words{font-family:var(--jp-ui-font-family,sans-serif);font-size:12px;
+margin:0 0 6px}
+.pet.pet.pet table{border-collapse:separate;border-spacing:3px;margin:0 0 8px;width:auto;
+color:inherit;
+font-size:13px;table-layout:auto}
+.pet.pet.pet tbody tr,.pet.pet.pet tbody tr:hover{background:none}
+.pet.pet.pet th,.pet.pet.pet td{padding:2px 5px;text-align:center;white-space:pre;
+vertical-align:top;
+line-height:1.3;position:relative}
+.pet.pet.pet th{font:12px var(--jp-ui-font-family,sans-serif);text-align:right;min-width:4.6em;
+padding-top:4px}
+.pet.pet.pet td{border-radius:3px;border:2px solid transparent}
+.pet.pet.pet td small{display:block;font-size:10px}
+.pet.pet.pet .pet-gap{border:1px dashed #909090}
+.pet.pet.pet td:focus{outline:2px solid #E69F00;outline-offset:1px}
+.pet.pet.pet td:focus::after{content:attr(title);position:absolute;left:0;top:calc(100% + 3px);
+z-index:9;
+background:#222;color:#fff;padding:3px 7px;border-radius:3px;font-size:12px;text-align:left}
+.pet.pet.pet .pet-key{display:inline-block;min-width:4.4em;text-align:center;padding:0 4px;
+font-size:11px;
+box-shadow:inset 0 0 0 1px #909090}
+</style>"""
+
+
+class _Cell(NamedTuple):
+    """One box of a strip: a token, or the pieces of one multi-byte text."""
+
+    text: str
+    value: float
+    first: int
+    last: int
+
+    @property
+    def shown(self) -> str:
+        """The text with its whitespace visible; not yet escaped."""
+        return visible_token(self.text)
+
+
+def align_tokens(chosen: list[str], rejected: list[str]) -> list[tuple[int | None, int | None]]:
+    """Columns of indices that put equal tokens of the two responses above each other.
+
+    The shared prefix and suffix are matched first, the middle by its longest common blocks.
+
+    Returns:
+        One ``(index in chosen or None, index in rejected or None)`` a column, in reading order.
+
+    Example:
+        >>> align_tokens(["a", "b", "z"], ["a", "z"])
+        [(0, 0), (1, None), (2, 1)]
+    """
+    shorter = min(len(chosen), len(rejected))
+    start = next((k for k in range(shorter) if chosen[k] != rejected[k]), shorter)
+    rest = shorter - start
+    end = next((k for k in range(rest) if chosen[-1 - k] != rejected[-1 - k]), rest)
+    columns = [(k, k) for k in range(start)]
+    middle = (chosen[start : len(chosen) - end], rejected[start : len(rejected) - end])
+    for _, i0, i1, j0, j1 in SequenceMatcher(None, *middle, autojunk=False).get_opcodes():
+        columns += zip_longest(range(start + i0, start + i1), range(start + j0, start + j1))
+    tails = range(len(chosen) - end, len(chosen)), range(len(rejected) - end, len(rejected))
+    return columns + list(zip(*tails, strict=True))
+
+
+def _one_pair(frame: pd.DataFrame, picked) -> pd.DataFrame:
+    """The rows of the one pair that a strip shows."""
+    ids = list(dict.fromkeys(frame["pair_id"])) if "pair_id" in frame else []
+    if picked is None and len(ids) > 1:
+        raise ValueError(f"frame holds {len(ids)} pairs; say picked=, one of {ids[:10]}")
+    if picked is None:
+        return frame
+    if picked not in ids:
+        raise ValueError(f"picked={picked!r} is not in the frame; its pairs are {ids[:10]}")
+    return frame[frame["pair_id"] == picked]
+
+
+def _cells(frame: pd.DataFrame, value: str) -> list[_Cell]:
+    """The boxes of one side; neighbours that are pieces of multi-byte text share one box."""
+    ordered = frame.sort_values("position", kind="stable")
+    rows = list(
+        zip(
+            ordered["position"].astype(int),
+            ordered["token"].astype(str),
+            ordered[value].astype(float),
+            strict=True,
+        )
+    )
+    cells = []
+    for broken, run in groupby(rows, key=lambda row: "\ufffd" in row[1]):
+        run = list(run)
+        for part in [run] if broken else [[row] for row in run]:
+            text = "".join(row[1] for row in part)
+            cells.append(_Cell(text, sum(row[2] for row in part), part[0][0], part[-1][0]))
+    return cells
+
+
+def _vmax(cells: list[_Cell], vmax: float | None) -> float:
+    if vmax is not None:
+        if not vmax > 0 or math.isinf(vmax):
+            raise ValueError(f"vmax must be a positive finite number, got {vmax!r}")
+        return float(vmax)
+    return max((abs(cell.value) for cell in cells if math.isfinite(cell.value)), default=0.0) or 1.0
+
+
+def token_strip_html(
+    frame: pd.DataFrame,
+    *,
+    value: str = "predicted_delta",
+    vmax: float | None = None,
+    picked: str | None = None,
+    width: int = 96,
+) -> str:
+    """Two aligned token strips, chosen above rejected, each token coloured by ``value``.
+
+    Tokens without an equal partner are outlined, gaps are dashed, pieces of multi-byte text
+    share a box (values summed), repeated tokens never merge. Every value is also written.
+
+    Args:
+        frame: tidy rows with ``side, position, token`` and ``value`` (one pair, or ``picked``).
+        value: the column to show; ``logp`` is coloured from 0 down, all others around zero.
+        vmax: end of the colour scale in the column's unit; None takes the largest magnitude.
+            Give it to keep one scale while a control moves.
+        picked: the ``pair_id`` to show when the frame holds several.
+        width: characters a line before both strips wrap together.
+
+    Returns:
+        Self-contained, escaped HTML.
+
+    Raises:
+        ValueError: for a missing column, no rows, an unknown pair or a bad ``vmax``.
+
+    Example:
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"side": ["chosen", "rejected"], "position": [0, 0],
+        ...                       "token": [" good", " bad"], "predicted_delta": [0.1, -0.2]})
+        >>> "␠good" in token_strip_html(frame)
+        True
+    """
+    require(frame, "side", "position", "token", value)
+    rows = _one_pair(frame, picked)
+    sides = [_cells(rows[rows["side"] == side], value) for side in ("chosen", "rejected")]
+    columns = align_tokens(*[[cell.text for cell in cells] for cells in sides])
+    pairs = [tuple(None if k is None else cells[k] for cells, k in zip(sides, column, strict=True))
+             for column in columns]  # fmt: skip
+    return _strips(
+        frame, pairs, ("chosen", "rejected"), value, _vmax(sides[0] + sides[1], vmax), width
+    )
+
+
+def prompt_strip_html(
+    frame: pd.DataFrame,
+    *,
+    value: str = "margin",
+    vmax: float | None = None,
+    picked: str | None = None,
+    width: int = 96,
+) -> str:
+    """One strip of prompt tokens coloured by what each contributes to ``value``.
+
+    Args:
+        frame: rows with ``position, token`` and ``value``; where ``in_prompt`` is given, only
+            its true rows are shown.
+        value: ``margin``, ``chosen``, ``rejected`` or another numeric column.
+        vmax: end of the colour scale; None takes the largest magnitude.
+        picked: the ``pair_id`` to show when the frame holds several.
+        width: characters a line.
+
+    Returns:
+        Self-contained, escaped HTML.
+
+    Raises:
+        ValueError: for a missing column, no rows, an unknown pair or a bad ``vmax``.
+
+    Example:
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"position": [0], "token": ["Why"], "margin": [0.5]})
+        >>> "Why" in prompt_strip_html(frame)
+        True
+    """
+    require(frame, "position", "token", value)
+    rows = _one_pair(frame, picked)
+    cells = _cells(rows[rows["in_prompt"].astype(bool)] if "in_prompt" in rows else rows, value)
+    columns = [(cell,) for cell in cells]
+    return _strips(frame, columns, ("prompt",), value, _vmax(cells, vmax), width)
+
+
+def _strips(frame, columns, sides, value, vmax, width) -> str:
+    """The legend, the wrapped blocks and the caption of a set of aligned strips."""
+    scale = (value, vmax)
+    blocks = _wrap(columns, vmax, width)
+    body = "".join(_block(block, sides, scale, k, len(blocks)) for k, block in enumerate(blocks))
+    foot = escape(caption(frame))
+    foot = f'<div class="pet-words">{foot}</div>' if foot else ""
+    outlined = any(_alone(column) for column in columns)
+    cells = [cell for column in columns for cell in column if cell is not None]
+    clipped = any(abs(cell.value) > vmax for cell in cells)
+    legend = _legend(scale, outlined, clipped)
+    return f'<div class="pet">{_STYLE}{legend}{body}{foot}</div>'
+
+
+def _alone(column) -> bool:
+    """Whether the two responses differ in this column."""
+    return None in column or column[0].text != column[-1].text
+
+
+def _plain(column: str) -> str:
+    return visible_token(str(column).replace("_", " "))
+
+
+def _legend(scale, outlined: bool, clipped: bool) -> str:
+    """What the colours mean, in words and numbers."""
+    value, vmax = scale
+    words, low, high = VALUE_WORDS.get(value, (_plain(value), "negative", "positive"))
+    keys = []
+    for end in (-1.0, -0.5, 0.0) if value == "logp" else (-1.0, -0.5, 0.0, 0.5, 1.0):
+        sign = {-1.0: "≤ ", 1.0: "≥ "}.get(end, "") if clipped else ""
+        text = sign + short_number(end * vmax, vmax)
+        keys.append(f'<span class="pet-key" style="{_style(end * vmax, scale)}">{text}</span>')
+    note = " · outlined: not in the other response" if outlined else ""
+    return (
+        f'<div class="pet-words">{escape(words)}{unit_text(vmax)}: '
+        f"{escape(low)} {' '.join(keys)} {escape(high)}{note}</div>"
+    )
+
+
+def _style(number: float, scale) -> str:
+    value, vmax = scale
+    color = color_of(number, vmax, diverging=value != "logp")
+    return f"background:{color};color:{contrast_text(color)}"
+
+
+def _wrap(columns, vmax: float, width: int) -> list:
+    """The columns cut into lines of about ``width`` characters."""
+    blocks, used = [[]], 0
+    for column in columns:
+        cells = [cell for cell in column if cell is not None]
+        need = 2 + max(max(_columns_wide(c), len(short_number(c.value, vmax))) for c in cells)
+        if blocks[-1] and used + need > width:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(column)
+        used += need
+    return blocks
+
+
+def _columns_wide(cell: _Cell) -> int:
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in cell.shown)
+
+
+def _block(block, sides, scale, number: int, total: int) -> str:
+    part = f", part {number + 1} of {total}" if total > 1 else ""
+    rows = []
+    for k, side in enumerate(sides):
+        boxes = "".join(_box(column[k], column, side, scale) for column in block)
+        rows.append(
+            f'<tr role="list" aria-label="{side} tokens{part}">'
+            f'<th role="presentation">{side}</th>{boxes}</tr>'
+        )
+    return f'<table role="presentation"><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _box(cell: _Cell | None, column, side: str, scale) -> str:
+    if cell is None:
+        return '<td class="pet-gap" role="presentation" aria-hidden="true"></td>'
+    where = f"{cell.first}" if cell.first == cell.last else f"{cell.first}–{cell.last}"
+    pieces = "" if cell.first == cell.last else " · pieces of one multi-byte text"
+    exact = "not a number" if math.isnan(cell.value) else f"{cell.value:.6g}".replace("-", "−")
+    title = f"{side} {where} · {cell.shown} · {_plain(scale[0])} {exact}{pieces}"
+    outline = ";border:2px solid #000;box-shadow:0 0 0 1px #fff" if _alone(column) else ""
+    return (
+        f'<td role="listitem" tabindex="0" dir="auto" title="{escape(title)}" '
+        f'style="{_style(cell.value, scale)}{outline}">{escape(cell.shown)}'
+        # The line break is for notebooks that are not trusted: JupyterLab drops the style there.
+        f'<br><small dir="ltr">{short_number(cell.value, scale[1])}</small></td>'
+    )

@@ -1,0 +1,139 @@
+"""Rows to score, one after another: files of any size are never held whole."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toolkit.pairs import EncodedPair, PairList, PreferencePair, _check_count, _pair, _row_id
+from toolkit.pairs._formats import RowError, _resolve, read_rows
+from toolkit.scoring._score_key import part_hash, row_hash
+
+
+class Row(NamedTuple):
+    """One row: its place in the input, its id, and the pair or the reason why there is none."""
+
+    row: int
+    id: str | None
+    item: PreferencePair | EncodedPair | str
+
+
+class Chunk(NamedTuple):
+    """The consecutive rows of one part, with the hash of their content."""
+
+    index: int
+    rows: list[Row]
+    digest: str
+
+
+class PairStream:
+    """The rows of a source, read anew on every pass and never held whole.
+
+    Bad rows are kept in their place, with the reason in words instead of a pair.
+
+    Args:
+        source: Whatever ``load_pairs`` reads (.json is read whole), pairs, or any iterable of
+            pairs or rows; an iterator gives one pass.
+        split: As in ``load_pairs``.
+        limit: Stop after this many rows, good or bad.
+
+    Raises:
+        ValueError: If the source or ``limit`` is not one of these.
+
+    Example:
+        >>> stream = PairStream("long_suffix", limit=3)
+        >>> [row.id for row in stream], len(stream)
+        (['sentiment-000', 'sentiment-001', 'sentiment-002'], 3)
+    """
+
+    def __init__(self, source: Any, *, split: str = "train", limit: int | None = None) -> None:
+        _check_count("limit", limit)
+        self.source, self.split, self.limit = source, split, limit
+        if isinstance(source, PreferencePair | EncodedPair):
+            self.source = [source]
+        self._open()  # an unknown source fails here, before any model is loaded
+
+    def __iter__(self) -> Iterator[Row]:
+        return itertools.islice(self._rows(), self.limit)
+
+    def __len__(self) -> int:
+        """Return the number of rows, counted without parsing them.
+
+        Raises:
+            TypeError: If they cannot be counted without reading the source.
+        """
+        count = _count(self.source)
+        if count is None:
+            raise TypeError("the rows of this source cannot be counted beforehand")
+        return count if self.limit is None else min(count, self.limit)
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """Yield ``size`` rows at a time; which rows stand together depends on their places only."""
+        rows = iter(self)
+        for index in itertools.count():
+            part = list(itertools.islice(rows, size))
+            if not part:
+                return
+            yield Chunk(index, part, part_hash([row_hash(r.id, r.item) for r in part]))
+
+    def _rows(self) -> Iterator[Row]:
+        rows_of_ids: dict[str, int] = {}
+        for row, values in self._open():
+            if isinstance(values, PreferencePair | EncodedPair):
+                yield Row(row, values.id, values)
+                continue
+            if isinstance(values, Row):  # a row that loading skipped
+                yield values._replace(row=row)
+                continue
+            id = _row_id(row, values)
+            try:
+                yield Row(row, id, _pair(row, id, values, rows_of_ids))
+            except RowError as error:
+                yield Row(row, id, str(error))
+
+    def _open(self) -> Iterable[tuple[int, Any]]:
+        source = self.source
+        if isinstance(source, PairList):
+            return enumerate(_with_skipped(source))
+        try:
+            return read_rows(source, self.split)
+        except ValueError:
+            if isinstance(source, str | os.PathLike) or not isinstance(source, Iterable):
+                raise
+        return enumerate(source)
+
+
+def _with_skipped(pairs: PairList) -> Iterator[Any]:
+    """Yield the pairs, and the rows that loading skipped in their place."""
+    places = list(pairs.skipped.itertuples(index=False))
+    for pair in pairs:
+        while places and pair.row is not None and places[0].row < pair.row:
+            yield Row(0, *places.pop(0)[1:])
+        yield pair
+    yield from (Row(0, *place[1:]) for place in places)
+
+
+def _count(source: Any) -> int | None:
+    if isinstance(source, PairList):
+        return len(source) + len(source.skipped)
+    if isinstance(source, str):
+        source = _resolve(source)
+    if not isinstance(source, os.PathLike):
+        return len(source) if hasattr(source, "__len__") and not isinstance(source, str) else None
+    path = Path(source).expanduser()
+    name = path.name.lower()
+    try:
+        if name.endswith(".parquet"):
+            import pyarrow.parquet as pq
+
+            return pq.read_metadata(path).num_rows
+        if name.endswith((".jsonl", ".jsonl.gz")):
+            with (gzip.open if name.endswith(".gz") else open)(path, "rb") as file:
+                return sum(1 for line in file if line.strip())
+    except (OSError, EOFError, ValueError):
+        return None  # damage is reported as a row when the file is read
+    return None

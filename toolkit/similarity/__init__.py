@@ -1,0 +1,263 @@
+"""How alike the model finds the two responses: the CHES family and its baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from toolkit.model import Policy, as_list, batches
+from toolkit.model._forward import evaluation, sequences, token_texts
+from toolkit.pairs import EncodedPair, PreferencePair
+from toolkit.similarity._packed import States, packed_length
+from toolkit.similarity._trunk import pair_states
+
+_VOCABULARY_CHUNK = 8192
+# Tokens of one forward pass: enough to keep the machine busy. More is slower on a CPU, where the
+# states of a layer no longer fit into its caches, and means more padding everywhere.
+_TOKENS_PER_THREAD = 512
+_TOKENS_ELSEWHERE = 16384
+
+
+def similarity(
+    policy: Policy,
+    pairs: Sequence[PreferencePair | EncodedPair] | PreferencePair | EncodedPair,
+    *,
+    head_slack: bool = False,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Return ``CHES = ⟨S⁺, S⁻ − S⁺⟩`` of every pair, its length-normalised form and baselines.
+
+    ``S±`` sums the hidden states that predict the scored tokens: from the last prompt token to the
+    token before the last scored one. The state is the input of the output embedding. A high score
+    means that the model sees the two responses as alike, and likelihood displacement is expected.
+
+    The logits are not computed, and tokens that both responses of a pair share are run once where
+    that is exact for the model (it is tried on the model; otherwise each response is run whole).
+
+    Args:
+        policy: The model.
+        pairs: Preference pairs.
+        head_slack: Also compute the column ``head_slack``; it needs the probabilities of the whole
+            vocabulary at every scored token.
+        batch_size: Most pairs per forward pass; ``None``: as many of similar length as fill it. It
+            never changes a result beyond rounding.
+        progress: Show a progress bar.
+
+    Returns:
+        One row a pair, in order: ``id``; ``ches``; ``ln_ches`` (⟨μ⁺, μ⁻ − μ⁺⟩ with
+        ``μ = S/length``); ``neg_edit_distance`` (−Levenshtein/longest, over scored token ids, in
+        [−1, 0]); ``last_hidden_inner`` (inner product of the states *of* the last scored tokens);
+        ``chosen_length`` and ``rejected_length`` in tokens. On request ``head_slack``
+        = ‖g_chosen‖² − ⟨g_chosen, g_rejected⟩ over the matrix of the output embedding, in nats²:
+        CHES with the weights that it leaves out, and the other sign. With ``u = onehot − p`` it is
+        Σ⟨u⁺ₖ, u⁺ₗ⟩⟨h⁺ₖ, h⁺ₗ⟩ − Σ⟨u⁺ₖ, u⁻ₗ⟩⟨h⁺ₖ, h⁻ₗ⟩. A bias of the head is left out, and so is
+        the other use of a tied matrix. Where the logits are not the head's plain product (scaled
+        or soft-capped), it is NaN, and ``attrs["head_slack"]`` says so. Sums are float64. Labels
+        are in ``attrs``.
+
+    Raises:
+        PairError: If a pair cannot be scored.
+        ValueError: If ``batch_size`` is not a positive integer.
+
+    Source:
+        arXiv 2410.08847, Definitions 2 and 3; ``head_slack``: the first sums of its Theorem 6.
+
+    Example:
+        >>> import toolkit as tk
+        >>> pairs = tk.load_pairs("near_duplicates", limit=3)
+        >>> frame = tk.similarity(tk.load_model(), pairs, progress=False)
+        >>> list(frame.columns[:3])
+        ['id', 'ches', 'ln_ches']
+    """
+    from tqdm.auto import tqdm
+
+    encoded = [policy.encode(p) for p in as_list(pairs)]
+    plain_head = head_slack and _plain_head(policy.model, encoded[0])
+    rows: list[dict] = [{}] * len(encoded)
+    with tqdm(total=len(encoded), desc="similarity", unit="pair", disable=not progress) as bar:
+        for batch in _buckets(encoded, batch_size, policy.device):
+            found = pair_states(policy.model, [encoded[i] for i in batch])
+            for i, states in zip(batch, found, strict=True):
+                rows[i] = _scores(encoded[i], states)
+                if head_slack:
+                    rows[i]["head_slack"] = (
+                        _head_slack(policy.model, encoded[i], states) if plain_head else math.nan
+                    )
+            bar.update(len(batch))
+    frame = pd.DataFrame(rows)
+    frame.attrs.update(policy.labels("none").to_attrs())
+    if head_slack:
+        frame.attrs["head_slack"] = _SLACK_NOTES[plain_head]
+    return frame
+
+
+def ches_tokens(policy: Policy, pair: PreferencePair | EncodedPair) -> pd.DataFrame:
+    """Return each scored token's share ``⟨h⁺ₖ, S⁻ − S⁺⟩`` of the pair's CHES.
+
+    Args:
+        policy: The model.
+        pair: One pair.
+
+    Returns:
+        One row a scored token, chosen before rejected: ``pair_id``; ``side``; ``position`` (from 0
+        at the side's first scored token); ``token``; ``ches_share`` = ⟨h⁺ₖ, S⁻ − S⁺⟩, NaN on the
+        rejected side; ``inner_with_chosen`` = ⟨S⁺, hₖ⟩. Here hₖ is the state that predicts the
+        token. Sum rules: Σ ``ches_share`` = CHES; Σ ``inner_with_chosen`` is ‖S⁺‖² over the
+        chosen side and ⟨S⁺, S⁻⟩ over the rejected one, so that rejected − chosen = CHES too.
+        Values are float64. Labels are in ``attrs``.
+
+    Raises:
+        PairError: If the pair cannot be scored.
+
+    Source:
+        arXiv 2410.08847, Definition 2, before its outer sum.
+
+    Example:
+        >>> import toolkit as tk
+        >>> pair = tk.load_pairs("near_duplicates", limit=1)[0]
+        >>> tk.ches_tokens(tk.load_model(), pair).columns[0]
+        'pair_id'
+    """
+    enc = policy.encode(pair)
+    rows, (states,) = sequences([enc]), pair_states(policy.model, [enc])
+    chosen, rejected = _predicting(enc, states)
+    total, apart = chosen.sum(0), rejected.sum(0) - chosen.sum(0)
+    frames = []
+    for side, row, h in zip(("chosen", "rejected"), rows, (chosen, rejected), strict=True):
+        share = h @ apart if side == "chosen" else torch.full((len(h),), float("nan"))
+        columns = {
+            "pair_id": enc.id,
+            "side": side,
+            "position": range(len(h)),
+            "token": token_texts(policy.tokenizer, *row),
+            "ches_share": share.double().cpu().numpy(),
+            "inner_with_chosen": (h @ total).cpu().numpy(),
+        }
+        frames.append(pd.DataFrame(columns))
+    frame = pd.concat(frames, ignore_index=True)
+    frame.attrs.update(policy.labels("none").to_attrs())
+    return frame
+
+
+def _buckets(
+    encoded: Sequence[EncodedPair], batch_size: int | None, device: torch.device
+) -> Iterator[list[int]]:
+    """Yield indices of pairs of similar length, the longest first: they show soonest what fits."""
+    sizes = [packed_length(enc) for enc in encoded]
+    order = sorted(range(len(encoded)), key=lambda i: -sizes[i])
+    budget = _token_budget(device)
+    for group in batches(order, len(order) if batch_size is None else batch_size):
+        while group:
+            room = max(1, budget // sizes[group[0]])
+            yield group[:room]
+            group = group[room:]
+
+
+def _token_budget(device: torch.device) -> int:
+    on_cpu = device.type == "cpu"
+    return _TOKENS_PER_THREAD * torch.get_num_threads() if on_cpu else _TOKENS_ELSEWHERE
+
+
+def _scores(enc: EncodedPair, states: States) -> dict[str, object]:
+    a, b = (h.sum(0) for h in _predicting(enc, states))
+    na, nb = enc.chosen_length, enc.rejected_length
+    masks = enc.chosen_mask, enc.rejected_mask
+    last = [h[int(m.nonzero()[-1])].double() for h, m in zip(states, masks, strict=True)]
+    return {
+        "id": enc.id,
+        "ches": float(a @ (b - a)),
+        "ln_ches": float(a / na @ (b / nb - a / na)),
+        "neg_edit_distance": -_edit_distance(enc),
+        "last_hidden_inner": float(last[0] @ last[1]),
+        "chosen_length": na,
+        "rejected_length": nb,
+    }
+
+
+def _predicting(enc: EncodedPair, states: States) -> list[Tensor]:
+    """Return the states at the position before each scored token of each side, in float64."""
+    masks = enc.chosen_mask, enc.rejected_mask
+    at = [mask.nonzero().squeeze(-1) - 1 for mask in masks]
+    return [h[i.to(h.device)].double() for h, i in zip(states, at, strict=True)]
+
+
+def _edit_distance(enc: EncodedPair) -> float:
+    from rapidfuzz.distance import Levenshtein
+
+    chosen = enc.chosen_ids[enc.chosen_mask].tolist()
+    rejected = enc.rejected_ids[enc.rejected_mask].tolist()
+    return float(Levenshtein.normalized_distance(chosen, rejected))
+
+
+# --- the slack of the output embedding ---
+
+_SLACK_NOTES = {
+    True: "squared norm of g_chosen minus its product with g_rejected, head matrix only",
+    False: "NaN: this model's logits are not the plain product of its output embedding",
+}
+
+
+def _head_slack(model: nn.Module, enc: EncodedPair, states: States) -> float:
+    """Return ⟨g_chosen, g_chosen − g_rejected⟩ over the head's matrix from the states alone.
+
+    ``g = Σ uₖ hₖᵀ``, so the product needs only ⟨uₖ, uₗ⟩ and ⟨hₖ, hₗ⟩. The vocabulary is gone
+    through in chunks, so that no more than ``tokens × chunk`` probabilities are held.
+    """
+    head, h = model.get_output_embeddings(), torch.cat(_predicting(enc, states))
+    targets = torch.cat([ids[mask] for ids, mask in sequences([enc])]).to(h.device)
+    n, inputs = enc.chosen_length, h.to(head.weight.dtype)
+    spans = range(0, len(head.weight), _VOCABULARY_CHUNK)
+    sums = torch.stack([_logits(head, inputs, at).logsumexp(-1) for at in spans])
+    total = sums.logsumexp(0)[:, None]
+    weights = torch.zeros(n, len(h), dtype=torch.float64, device=h.device)
+    for at in spans:
+        u = -(_logits(head, inputs, at) - total).exp()
+        inside = (targets >= at) & (targets < at + u.shape[1])
+        u[inside, targets[inside] - at] += 1
+        weights += u[:n] @ u.T
+    weights[:, n:] *= -1
+    return float((weights * (h[:n] @ h.T)).sum())
+
+
+def _logits(head: nn.Module, inputs: Tensor, at: int) -> Tensor:
+    """Return the logits of one chunk of the vocabulary, in float64."""
+    span = slice(at, at + _VOCABULARY_CHUNK)
+    bias = getattr(head, "bias", None)
+    weight = head.weight[span].detach()
+    return nn.functional.linear(
+        inputs, weight, None if bias is None else bias[span].detach()
+    ).double()
+
+
+def _plain_head(model: nn.Module, enc: EncodedPair) -> bool:
+    """Whether the model's logits are its output embedding's matrix times the states.
+
+    The states are made large for it: a soft cap leaves small logits nearly as they are.
+    """
+    head, given = model.get_output_embeddings(), []
+    weight = getattr(head, "weight", None)
+    if weight is None or not weight.is_floating_point():
+        return False
+
+    def enlarge(module, args):
+        given.append(1024 * args[0])
+        return (given[-1],)
+
+    ids = enc.chosen_ids[None, :8].to(model.get_input_embeddings().weight.device)
+    handle = head.register_forward_pre_hook(enlarge)
+    try:
+        with evaluation(model), torch.no_grad():
+            logits = model(ids, use_cache=False).logits.double()
+    finally:
+        handle.remove()
+    if len(given) != 1 or logits.shape[-1] != len(weight):
+        return False
+    spans = range(0, len(weight), _VOCABULARY_CHUNK)
+    expected = torch.cat([_logits(head, given[0], at) for at in spans], -1)
+    close = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 5e-2
+    return bool((logits - expected).abs().max() <= close * expected.abs().max())
