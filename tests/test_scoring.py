@@ -10,7 +10,6 @@ import random
 import re
 import signal
 import sys
-import threading
 import time
 
 import numpy as np
@@ -18,7 +17,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-from tqdm import tqdm
 
 import toolkit as tk
 from toolkit.scoring import (
@@ -222,16 +220,33 @@ def test_similarity_takes_half_the_batch_where_memory_is_short(policy, monkeypat
 # ---- interruption ----
 
 
-def forked(job, *args) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=with_own_lock, args=(job, *args))
+PRELOADED = [
+    "pyarrow.parquet",
+    "pytest",
+    "toolkit.scoring",
+    "tokenizers",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.tokenization_utils_tokenizers",
+]
+
+
+def started(job, *args) -> multiprocessing.Process:
+    """A child that has its model and is about to score; from a server that never ran a thread."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    ready = context.Event()
+    process = context.Process(target=with_model, args=(ready, job, *args))
     process.start()
+    assert ready.wait(60)
     return process
 
 
-def with_own_lock(job, *args):
-    # Forks share the lock of progress bars: a child killed while it holds it would stop the rest.
-    tqdm.set_lock(threading.RLock())
-    job(*args)
+def with_model(ready, job, *args):
+    policy = tk.load_model()
+    ready.set()
+    job(policy, *args)
 
 
 def run_and_log(policy, pairs, out, log, options):
@@ -248,7 +263,7 @@ def test_twenty_kills_leave_the_same_bits(policy, out, tmp_path):
     whole = score_pairs(policy, pairs, out=tmp_path / "whole.parquet", progress=False, **options)
     log, killed, progress = tmp_path / "log", 0, set()
     while killed < 20:
-        process = forked(run_and_log, policy, pairs, out, log, options)
+        process = started(run_and_log, pairs, out, log, options)
         process.join(moments.uniform(0, 0.4))
         killed += process.is_alive()
         process.kill()
@@ -256,7 +271,7 @@ def test_twenty_kills_leave_the_same_bits(policy, out, tmp_path):
         if out.with_name("scores.parquet.parts").is_dir() and not out.exists():
             progress.add(len(_score_store.Store(out).parts()))
         assert process.exitcode in (0, -signal.SIGKILL)
-    process = forked(run_and_log, policy, pairs, out, log, options)
+    process = started(run_and_log, pairs, out, log, options)
     process.join()
     assert process.exitcode == 0
     exactly(whole, read_scores(out))
@@ -266,7 +281,7 @@ def test_twenty_kills_leave_the_same_bits(policy, out, tmp_path):
     assert not out.with_name("scores.parquet.parts").exists()
 
 
-def die_at(move: int, before: bool, policy, pairs, out):
+def die_at(policy, move: int, before: bool, pairs, out):
     moves, real = iter(range(99)), _score_store._move
 
     def deadly(passing, path):
@@ -287,7 +302,7 @@ def test_death_around_every_rename_leaves_whole_parts(policy, out, before, store
     pairs = pairs_of(6)
     whole = score_pairs(policy, pairs, **FAST, rows_per_part=2)
     for move in range(4):
-        process = forked(die_at, move, before, policy, pairs, out)
+        process = started(die_at, move, before, pairs, out)
         process.join()
         assert process.exitcode == -signal.SIGKILL
         there = move if before else min(move + 1, 3)

@@ -184,7 +184,7 @@ def token_logps(policy: Policy, batch, values: Values | None = None) -> list[Ten
         if values is None:
             return scored_logps(model, rows)
         named = {f"model.{name}": v for name, v in values.items()}
-        return torch.func.functional_call(_autograd._Scorer(model, rows), named, ())
+        return torch.func.functional_call(_autograd.Scorer(model, rows), named, ())
 
     with evaluation(model), torch.no_grad():
         return by_parts(policy, batch, run)
@@ -207,7 +207,7 @@ def directional(policy: Policy, batch, values: Values, move: Values) -> list[Ten
     model, at, direction = policy.model, dict(values), [move[name] for name in values]
     with only(model, {}), evaluation(model):
         return by_parts(
-            policy, batch, lambda rows: _autograd._directional(model, rows, at, direction)
+            policy, batch, lambda rows: _autograd.directional_logps(model, rows, at, direction)
         )
 
 

@@ -55,7 +55,7 @@ def token_products(
         logps = scored_logps(model, rows)
         directions = [gradient(side.sum(), selected, retain=True) for side in logps]
         directions = [_scaled(_scaled(d, metric), metric) for d in directions]
-        along = [_directional(model, rows, selected, d) for d in directions]
+        along = [directional_logps(model, rows, selected, d) for d in directions]
     return [x.detach() for x in logps], *along
 
 
@@ -98,8 +98,8 @@ def _stacked(logps: Tensor, rows: range, selected: Parameters, metric: Weights) 
     return [torch.stack(column) for column in zip(*gradients, strict=True)]
 
 
-def _directional(model, rows, selected: Parameters, direction: list[Tensor]) -> list[Tensor]:
-    scorer = _Scorer(model, rows)
+def directional_logps(model, rows, selected: Parameters, direction: list[Tensor]) -> list[Tensor]:
+    scorer = Scorer(model, rows)
     primals = {f"model.{name}": p.detach() for name, p in selected.items()}
     moves = zip(primals.items(), direction, strict=True)
     tangents = {name: d.to(p.dtype) for (name, p), d in moves}
@@ -112,7 +112,7 @@ def _directional(model, rows, selected: Parameters, direction: list[Tensor]) -> 
         return list(torch.func.jvp(scores, (primals,), (tangents,))[1])
 
 
-class _Scorer(nn.Module):
+class Scorer(nn.Module):
     """The scored forward pass as a module, so that its parameters can be replaced."""
 
     def __init__(self, model: nn.Module, rows: Sequence[Row]):

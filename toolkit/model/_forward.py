@@ -52,7 +52,7 @@ def response_logits(model: nn.Module, rows: Sequence[Row]) -> tuple[Tensor, int]
     ids = padded_ids(rows).to(device)
     start = min(int(mask.nonzero()[0]) for _, mask in rows) - 1
     options = {"use_cache": False, "attention_mask": torch.ones_like(ids)}
-    if "logits_to_keep" in _forward_arguments(model):
+    if "logits_to_keep" in forward_arguments(model):
         keep = ids.shape[1] - start
         return model(ids, logits_to_keep=keep, **options).logits, start
     return model(ids, **options).logits[:, start:], start
@@ -80,6 +80,6 @@ def evaluation(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
 
 
-def _forward_arguments(model) -> frozenset[str]:
+def forward_arguments(model) -> frozenset[str]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return frozenset(inspect.signature(inner.forward).parameters)

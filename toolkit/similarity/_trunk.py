@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from toolkit.model._forward import Row, _forward_arguments, evaluation, padded_ids, sequences
+from toolkit.model._forward import Row, evaluation, forward_arguments, padded_ids, sequences
 from toolkit.pairs import EncodedPair
 from toolkit.similarity._packed import States, packed_inputs, unpacked
 
@@ -180,7 +180,7 @@ def _may_pack(model: nn.Module, length: int) -> bool:
     """
     kinds = set(getattr(_config(model), "layer_types", None) or ())
     return (
-        {"attention_mask", "position_ids"} <= _forward_arguments(model)
+        {"attention_mask", "position_ids"} <= forward_arguments(model)
         and kinds <= {"full_attention", "sliding_attention", "chunked_attention"}
         and all(length <= window for window in _numbers(model, _WINDOWS))
     )
