@@ -45,6 +45,13 @@ VALUE_WORDS = {
         "lowering rejected lowers it",
     ),
     "logp": ("log-probability of each token, nats", "surprising", "certain"),
+    **{
+        words: (words, "fell", "rose")
+        for words in (
+            "change of each token's log-probability since step 0, nats",
+            "actual change of each token's log-probability in this step, nats",
+        )
+    },
     "chosen": ("contribution to the chosen log-probability, nats", "lowers it", "raises it"),
     "rejected": ("contribution to the rejected log-probability, nats", "lowers it", "raises it"),
     "margin": (
@@ -65,6 +72,7 @@ _LABELS = {
     "lr": "lr: {}",
     "method": "{}",
 }
+_OF_GRADIENTS = ("params", "optimizer_metric")
 _SIGNS = {"\n": "↵", "\t": "⇥"}
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 
@@ -98,7 +106,9 @@ def caption(frame: pd.DataFrame) -> str:
         'gpt2 · parameters: all'
     """
     attrs = frame.attrs
-    texts = {name: str(value) for name, value in attrs.items() if value not in (None, "")}
+    texts = {name: _short(value) for name, value in attrs.items() if value not in (None, "")}
+    if texts.get("params") == "none":  # no gradient was taken, under any metric
+        texts = {name: text for name, text in texts.items() if name not in _OF_GRADIENTS}
     if "append_eos" in texts:
         texts["append_eos"] = "yes" if attrs["append_eos"] else "no"
     parts = [words.format(visible_token(texts[name])) for name, words in _LABELS.items()
@@ -106,6 +116,10 @@ def caption(frame: pd.DataFrame) -> str:
     parts += [f"{name.replace('_', ' ')}: {attrs[name]:.2g}" for name in attrs
               if name.endswith("gap")]  # fmt: skip
     return " · ".join(parts)
+
+
+def _short(value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def visible_token(text: str) -> str:
