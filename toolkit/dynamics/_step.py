@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.gradients import _autograd
+from toolkit.gradients._batching import longest
 from toolkit.gradients._passes import Parameters, only
 from toolkit.losses import LossWeights, is_finite_number, loss_weights
 from toolkit.model import Params, Policy, reference, reference_logps
@@ -150,11 +151,11 @@ def check_clip(max_grad_norm) -> None:
 
 def parts_of(policy: Policy, batch: Sequence[EncodedPair]) -> list[list[int]]:
     """Return the positions of pairs that share a forward pass: like lengths, bounded logits."""
-    order = sorted(range(len(batch)), key=lambda i: _length(batch[i]))
+    order = sorted(range(len(batch)), key=lambda i: longest(batch[i]))
     parts, padding = [order[:1]], 0
     for i in order[1:]:
         # Padding that costs more than another pass would.
-        padding += len(parts[-1]) * (_length(batch[i]) - _length(batch[parts[-1][-1]]))
+        padding += len(parts[-1]) * (longest(batch[i]) - longest(batch[parts[-1][-1]]))
         cells = _cells(policy, [batch[j] for j in (*parts[-1], i)])
         if padding > PADDING or cells > CELLS:
             parts.append([])
@@ -272,14 +273,10 @@ def _pulled(selected: Parameters, graphs, pulls) -> dict[str, Tensor | None]:
     return grads
 
 
-def _length(pair: EncodedPair) -> int:
-    return max(len(pair.chosen_ids), len(pair.rejected_ids))
-
-
 def _cells(policy: Policy, batch: Sequence[EncodedPair]) -> int:
     """Logits of one forward pass, none left out."""
     vocabulary = policy.model.get_output_embeddings().weight.shape[0]
-    return 2 * len(batch) * max(map(_length, batch)) * vocabulary
+    return 2 * len(batch) * max(map(longest, batch)) * vocabulary
 
 
 def _norm(grads: Values) -> float:

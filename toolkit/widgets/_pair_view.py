@@ -13,8 +13,7 @@ from toolkit import plots
 from toolkit.widgets import _pair_text as text
 from toolkit.widgets._pair_state import COLORS, PairState
 from toolkit.widgets._pair_tabs import PairTabs
-from toolkit.widgets._parts import Events, PairTable, Picture, pointed_at
-from toolkit.widgets._parts import close_all as _close
+from toolkit.widgets._parts import Events, PairTable, Picture, close_all, pointed_at
 
 SETTLE = 0.4  # seconds of rest before the table takes new numbers
 
@@ -256,4 +255,4 @@ class PairView(Events):
         """Take the widgets away."""
         if self._settle_timer is not None:
             self._settle_timer.cancel()
-        _close(self.widget)
+        close_all(self.widget)

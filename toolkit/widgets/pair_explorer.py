@@ -19,8 +19,7 @@ from toolkit.pairs import PreferencePair
 from toolkit.widgets import _pair_text as text
 from toolkit.widgets._pair_state import COLORS, Measurement, PairState, positive
 from toolkit.widgets._pair_view import PairView
-from toolkit.widgets._parts import Still
-from toolkit.widgets._parts import check_input as _check_input
+from toolkit.widgets._parts import Still, check_input
 
 BATCH = 8
 AT_ONCE = 2.0  # seconds of measuring that are not worth a progress bar
@@ -81,7 +80,7 @@ class PairExplorer:
         live: bool = True,
         **hparams: float,
     ):
-        _check_input(policy, pairs)
+        check_input(policy, pairs)
         self._measurement = Measurement(policy, pairs, params, stats, similarity)
         if not self._measurement.finished:
             self._measurement.step(1)
