@@ -1,7 +1,9 @@
 """Subsets by score: windows, filters, export and the length confound."""
 
+import datetime
 import json
 import math
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -161,3 +163,114 @@ def test_meta_that_hides_a_column_and_mixed_kinds_are_refused():
     chat = tk.load_pairs("refusals", limit=1)
     with pytest.raises(ValueError, match="several kinds"):
         export_pairs([*chat, *pairs_of(1)], format="parquet")
+
+
+@pytest.mark.parametrize("name", ["kept.parquet", "kept.jsonl", "KEPT.PARQUET"])
+def test_the_suffix_says_what_is_written(tmp_path, name):
+    path = export_pairs(pairs_of(2), tmp_path / name)
+    assert (path.read_bytes()[:4] == b"PAR1") is name.lower().endswith("parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "named"),
+    [
+        ("kept.parquet", "jsonl", "format: got 'jsonl'.*kept.parquet.*ends in .jsonl"),
+        ("kept.jsonl", "parquet", "ends in .parquet"),
+        ("kept.csv", None, "kept.csv' says no format; end it in .jsonl or .parquet"),
+        ("kept.csv", "jsonl", "ends in .jsonl"),
+        ("kept.jsonl", "datasets", "no such suffix"),
+    ],
+)
+def test_a_format_that_is_not_the_suffixs_is_refused(tmp_path, name, format, named):
+    with pytest.raises(ValueError, match=named):
+        export_pairs(pairs_of(1), tmp_path / name, format)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet", "datasets"])
+def test_what_is_there_is_replaced_only_on_request(tmp_path, format):
+    if format == "datasets":
+        pytest.importorskip("datasets")
+    path = tmp_path / ("kept" if format == "datasets" else f"kept.{format}")
+    export_pairs(pairs_of(1), path, format)
+    with pytest.raises(ValueError, match=r"kept.*exists already; give overwrite=True"):
+        export_pairs(pairs_of(2), path, format)
+    export_pairs(pairs_of(3), path, format, overwrite=True)
+    if format != "datasets":
+        assert len(tk.load_pairs(path)) == 3
+
+
+def with_meta(**meta) -> list[tk.PreferencePair]:
+    return [*pairs_of(1), tk.PreferencePair("odd", "Is it?", " Yes", " No", meta)]
+
+
+def test_json_lines_are_standard_json(tmp_path):
+    """Dates, Decimals and numpy's values arrive as text, numbers and lists; NaN as null."""
+    meta = {
+        "when": datetime.datetime(2024, 5, 1, 12, 30),
+        "day": datetime.date(2024, 5, 1),
+        "stamp": np.datetime64("2024-05-01T12:30", "ns"),
+        "price": Decimal("1.5"),
+        "count": Decimal("7"),
+        "array": np.arange(2.0),
+        "list": [np.int64(1), {"deep": (np.float32(0.5), np.bool_(True), math.nan)}],
+        "hole": math.nan,
+        "none": pd.NA,
+        "text": "half \ud800 of a pair",
+    }
+    path = export_pairs(with_meta(**meta), tmp_path / "kept.jsonl")
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    lines = path.read_text(encoding="utf-8").splitlines()
+    row = json.loads(lines[1], parse_constant=refuse)
+    assert {name: row[name] for name in meta} == {
+        "when": "2024-05-01T12:30:00",
+        "day": "2024-05-01",
+        "stamp": "2024-05-01T12:30:00",
+        "price": 1.5,
+        "count": 7,
+        "array": [0.0, 1.0],
+        "list": [1, {"deep": [0.5, True, None]}],
+        "hole": None,
+        "none": None,
+        "text": "half \ud800 of a pair",
+    }
+    assert len(tk.load_pairs(path)) == 2
+
+
+def looped() -> list:
+    ring: list = []
+    ring.append(ring)
+    return ring
+
+
+@pytest.mark.parametrize(
+    ("value", "format", "named"),
+    [
+        (math.inf, "jsonl", "JSON has no infinity"),
+        (b"raw", "jsonl", "no form for a bytes"),
+        ({1: "a"}, "jsonl", "a key must be text, got 1"),
+        (10**5000, "jsonl", "more than 64 bits"),
+        (looped(), "jsonl", "recursion"),
+        (10**30, "parquet", "Arrow cannot hold 1000"),
+        ("half \ud800", "parquet", "Arrow cannot hold"),
+        (object(), "parquet", "Arrow cannot hold <object"),
+        (looped(), "parquet", "recursion"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.isascii() else "value",
+)
+def test_a_value_without_a_form_is_named_with_its_pair_and_column(tmp_path, value, format, named):
+    with pytest.raises(ValueError, match=rf"pairs\[1\] \(id 'odd'\), column 'extra': .*{named}"):
+        export_pairs(with_meta(extra=value), tmp_path / f"kept.{format}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parquet_keeps_dates_decimals_and_bytes(tmp_path):
+    meta = {"when": datetime.datetime(2024, 5, 1), "price": Decimal("1.5"), "raw": b"a",
+            "list": [np.float32(0.5)], "far": math.inf}  # fmt: skip
+    path = export_pairs(with_meta(**meta), tmp_path / "kept.parquet")
+    row = pd.read_parquet(path).iloc[1]
+    assert (row["when"], row["price"], row["raw"]) == (meta["when"], meta["price"], b"a")
+    assert (list(row["list"]), row["far"]) == ([0.5], math.inf)

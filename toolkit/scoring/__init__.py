@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from toolkit.model import Params, Policy, load_model
 from toolkit.scoring import _score_engines
+from toolkit.scoring._export import export_pairs
 from toolkit.scoring._score_key import run_key
 from toolkit.scoring._score_rows import Settings, typed
 from toolkit.scoring._score_store import Store
 from toolkit.scoring._score_stream import Chunk, PairStream
 from toolkit.scoring._subsets import (
     FilteredPairs,
-    export_pairs,
     filter_pairs,
     length_confound,
     quantile_subsets,

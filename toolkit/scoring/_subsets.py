@@ -1,21 +1,13 @@
-"""Subsets by score: quantile windows, filters, export for training, the length confound."""
+"""Subsets by score: quantile windows, filters, the length confound."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from toolkit.pairs import PairList, PreferencePair
-
-FORMATS = ("jsonl", "parquet", "datasets")
-NAMES = ("id", "prompt", "chosen", "rejected")
 
 
 class FilteredPairs(PairList):
@@ -168,51 +160,6 @@ def length_confound(scores: pd.DataFrame, by: str = "ln_ches") -> float:
     return float(one.corr(other))
 
 
-def export_pairs(
-    pairs: Iterable[PreferencePair], path: str | os.PathLike | None = None, format: str = "jsonl"
-) -> Any:
-    """Write pairs as TRL reads them: ``id``, ``prompt``, ``chosen``, ``rejected`` and the meta.
-
-    Messages stay messages. Reading the result with ``load_pairs`` gives the same ids, texts and,
-    except for keys that only some pairs have (Parquet and datasets fill them), the same meta.
-
-    Args:
-        pairs: The pairs.
-        path: File to write (a folder for "datasets"); ``None`` returns the content instead.
-        format: "jsonl", "parquet" or "datasets" (extra ``hub``).
-
-    Returns:
-        The path; without one, a list of dicts, a ``pyarrow.Table`` or a ``datasets.Dataset``.
-
-    Raises:
-        ValueError: If the format is unknown, a pair's meta uses one of the four names, or
-            text and messages are mixed where a column holds one kind.
-        ImportError: If "datasets" is missing; it gives the install command.
-
-    Example:
-        >>> export_pairs([PreferencePair("a", "Is it fine?", " Yes", " No")])
-        [{'id': 'a', 'prompt': 'Is it fine?', 'chosen': ' Yes', 'rejected': ' No'}]
-    """
-    if format not in FORMATS:
-        raise ValueError(f"format: got {format!r}; allowed are {', '.join(FORMATS)}")
-    rows = [_row(pair) for pair in pairs]
-    if format == "jsonl":
-        if path is None:
-            return rows
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        return _whole(path, lambda part: part.write_text("".join(lines), encoding="utf-8"))
-    table = _table(rows)
-    if format == "parquet":
-        import pyarrow.parquet as pq
-
-        return table if path is None else _whole(path, lambda part: pq.write_table(table, part))
-    dataset = _dataset(table)
-    if path is None:
-        return dataset
-    dataset.save_to_disk(os.fspath(path))
-    return Path(path)
-
-
 def _values(scores: pd.DataFrame, by: str) -> pd.Series:
     numbers = [name for name in scores if pd.api.types.is_numeric_dtype(scores[name])]
     if by not in numbers:
@@ -248,41 +195,3 @@ def _strata(pairs: list[PreferencePair], table: pd.DataFrame, name: str | None) 
     if not any(name in pair.meta for pair in pairs):
         raise ValueError(f"stratify: {name!r} is neither a column of scores nor a key of meta")
     return pd.Series([repr(pair.meta.get(name)) for pair in pairs], index=table.index)
-
-
-def _row(pair: PreferencePair) -> dict[str, Any]:
-    taken = sorted(set(pair.meta) & set(NAMES))
-    if taken:
-        raise ValueError(f"pair {pair.id!r}: its meta has a key {taken[0]!r}, which is a column")
-    texts = (pair.prompt, pair.chosen, pair.rejected)
-    plain = [t if isinstance(t, str) else [dict(message) for message in t] for t in texts]
-    return dict(zip(NAMES, (pair.id, *plain), strict=True)) | dict(pair.meta)
-
-
-def _table(rows: list[dict[str, Any]]) -> Any:
-    import pyarrow as pa
-
-    try:
-        columns = dict.fromkeys(name for row in rows for name in row)
-        return pa.table({name: pa.array([row.get(name) for row in rows]) for name in columns})
-    except pa.ArrowException as error:
-        raise ValueError(f"a column holds values of several kinds: {error}") from None
-
-
-def _dataset(table: Any) -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise ImportError(
-            'format="datasets" needs datasets: pip install "preference-entanglement-toolkit[hub]"'
-        ) from None
-    return datasets.Dataset(table)
-
-
-def _whole(path: str | os.PathLike, write: Any) -> Path:
-    """Write beside the target and rename, so that it is never half there."""
-    path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        write(Path(folder) / path.name)
-        os.replace(Path(folder) / path.name, path)
-    return path

@@ -1,0 +1,212 @@
+"""Pairs on their way out: files and tables that TRL reads, the meta in a form that they hold."""
+
+from __future__ import annotations
+
+import bisect
+import datetime
+import decimal
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from toolkit.pairs import PreferencePair
+
+FORMATS = ("jsonl", "parquet", "datasets")
+SUFFIXES = {".jsonl": "jsonl", ".parquet": "parquet"}
+NAMES = ("id", "prompt", "chosen", "rejected")
+
+
+def export_pairs(
+    pairs: Iterable[PreferencePair],
+    path: str | os.PathLike | None = None,
+    format: str | None = None,
+    *,
+    overwrite: bool = False,
+) -> Any:
+    """Write pairs as TRL reads them: ``id``, ``prompt``, ``chosen``, ``rejected`` and the meta.
+
+    Messages stay messages. Reading the result with ``load_pairs`` gives the same ids, texts and,
+    except for keys that only some pairs have (Parquet and datasets fill them), the same meta.
+    JSON has text, numbers, lists and null alone: dates become ISO text, Decimals and numpy's values
+    numbers and lists, and NaN null.
+
+    Args:
+        pairs: The pairs.
+        path: File to write (a folder for "datasets"); ``None`` returns the content instead.
+        format: "jsonl", "parquet" or "datasets" (extra ``hub``); ``None`` goes by the suffix of
+            ``path``, and without a path it is "jsonl".
+        overwrite: Replace a file that is already there.
+
+    Returns:
+        The path; without one, a list of dicts, a ``pyarrow.Table`` or a ``datasets.Dataset``.
+
+    Raises:
+        ValueError: If the format is unknown or is not that of the suffix, ``path`` exists, a pair's
+            meta uses one of the four names, or the format cannot hold a value; the message names
+            the pair and the column.
+        ImportError: If "datasets" is missing; it gives the install command.
+
+    Example:
+        >>> export_pairs([PreferencePair("a", "Is it fine?", " Yes", " No")])
+        [{'id': 'a', 'prompt': 'Is it fine?', 'chosen': ' Yes', 'rejected': ' No'}]
+    """
+    format = _format_of(path, format)
+    if path is not None and Path(path).exists() and not overwrite:
+        raise ValueError(
+            f"path: {str(path)!r} exists already; give overwrite=True to replace it, or another"
+        )
+    rows = [_row(i, pair, format) for i, pair in enumerate(pairs)]
+    if format == "jsonl":
+        if path is None:
+            return rows
+        content = b"".join(_line(row) for row in rows)
+        return _whole(path, lambda part: part.write_bytes(content))
+    table = _table(rows)
+    if format == "parquet":
+        import pyarrow.parquet as pq
+
+        return table if path is None else _whole(path, lambda part: pq.write_table(table, part))
+    dataset = _dataset(table)
+    if path is None:
+        return dataset
+    dataset.save_to_disk(os.fspath(path))
+    return Path(path)
+
+
+def _format_of(path: str | os.PathLike | None, format: str | None) -> str:
+    if format not in (None, *FORMATS):
+        raise ValueError(f"format: got {format!r}; allowed are {', '.join(FORMATS)}")
+    if path is None:
+        return format or "jsonl"
+    suffix = Path(path).suffix.lower()
+    said = SUFFIXES.get(suffix, "datasets")
+    if format is None and suffix not in SUFFIXES:
+        allowed = " or ".join(SUFFIXES)
+        raise ValueError(
+            f"path: {str(path)!r} says no format; end it in {allowed}, or give format='datasets'"
+        )
+    if format not in (None, said):
+        other = next((s for s, name in SUFFIXES.items() if name == format), "no such suffix")
+        raise ValueError(
+            f"format: got {format!r} for {str(path)!r}; the path of this format ends in {other}"
+        )
+    return said
+
+
+def _row(index: int, pair: PreferencePair, format: str) -> dict[str, Any]:
+    taken = sorted(set(pair.meta) & set(NAMES))
+    if taken:
+        raise ValueError(f"pair {pair.id!r}: its meta has a key {taken[0]!r}, which is a column")
+    texts = (pair.prompt, pair.chosen, pair.rejected)
+    plain = [t if isinstance(t, str) else [dict(message) for message in t] for t in texts]
+    row = dict(zip(NAMES, (pair.id, *plain), strict=True))
+    for name, value in pair.meta.items():
+        try:
+            if not isinstance(name, str):
+                raise ValueError(f"a key must be text, got {name!r}")
+            row[name] = _in_json(value) if format == "jsonl" else _in_python(value)
+        except (ValueError, TypeError, RecursionError) as error:
+            where = f"pairs[{index}] (id {pair.id!r}), column {name!r}"
+            raise ValueError(f"{where}: {error}; change or drop it in the pair's meta") from None
+    return row
+
+
+def _in_python(value: Any) -> Any:
+    """Turn numpy's and pandas' values into Python's, at any depth."""
+    if isinstance(value, np.ndarray):
+        return _in_python(value.tolist() if value.dtype.kind not in "mM" else list(value))
+    if value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, np.datetime64):
+        return _in_python(pd.Timestamp(value))
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: _in_python(item) for key, item in value.items()}
+    return [_in_python(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _in_json(value: Any) -> Any:
+    """Turn a value into what standard JSON holds."""
+    value = _in_python(value)
+    if isinstance(value, Mapping):
+        odd = [key for key in value if not isinstance(key, str)]
+        if odd:
+            raise ValueError(f"a key must be text, got {odd[0]!r}")
+        return {key: _in_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_in_json(item) for item in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        value = int(value) if value.is_finite() and value == value.to_integral() else float(value)
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise ValueError("JSON has no infinity")
+        return None if math.isnan(value) else value
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise ValueError("a whole number of more than 64 bits is not read back by others")
+    if value is None or isinstance(value, str | int):
+        return value
+    raise ValueError(f"JSON has no form for a {type(value).__name__}")
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    # Half of a surrogate pair has no UTF-8, but its JSON escape is the one that this makes.
+    return (text + "\n").encode("utf-8", "backslashreplace")
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
+    import pyarrow as pa
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return pa.table({name: _column(name, values, rows) for name, values in columns.items()})
+
+
+def _column(name: str, values: list[Any], rows: list[dict[str, Any]]) -> Any:
+    import pyarrow as pa
+
+    def failure(count: int) -> Exception | None:
+        try:
+            pa.array(values[:count])
+        except (pa.ArrowException, OverflowError, UnicodeError, RecursionError) as error:
+            return error
+        return None
+
+    error = failure(len(values))
+    if error is None:
+        return pa.array(values)
+    at = bisect.bisect_left(range(1, len(values)), True, key=lambda n: failure(n) is not None)
+    raise ValueError(
+        f"pairs[{at}] (id {rows[at]['id']!r}), column {name!r}: Arrow cannot hold "
+        f"{repr(values[at])[:60]} there, perhaps because the column holds values of several kinds "
+        f"({error}); change it, or give format='jsonl'"
+    )
+
+
+def _dataset(table: Any) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError(
+            'format="datasets" needs datasets: pip install "preference-entanglement-toolkit[hub]"'
+        ) from None
+    return datasets.Dataset(table)
+
+
+def _whole(path: str | os.PathLike, write: Callable[[Path], Any]) -> Path:
+    """Write beside the target and rename, so that it is never half there."""
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        write(Path(folder) / path.name)
+        os.replace(Path(folder) / path.name, path)
+    return path
