@@ -29,7 +29,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from toolkit.pairs import (
     PairError,
     PreferencePair,
-    _formats,
+    _sources,
     audit_pairs,
     encode,
     load_pairs,
@@ -230,7 +230,7 @@ def test_a_json_file_may_hold_json_lines(tmp_path):
 
 
 def test_shipped_names_come_first_and_bad_rows_opens_by_path_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(_formats, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(_sources, "data_folder", lambda: tmp_path)
     for name in ("long_suffix", "stance", "bad_rows"):
         write(tmp_path / f"{name}.jsonl", [ROW])
     assert shipped_pairs() == ["long_suffix", "stance"]

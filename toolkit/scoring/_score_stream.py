@@ -9,8 +9,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.pairs import EncodedPair, PairList, PreferencePair, _check_count, _pair, _row_id
-from toolkit.pairs._formats import RowError, _resolve, read_rows
+from toolkit.pairs import (
+    EncodedPair,
+    PairList,
+    PreferencePair,
+    RowError,
+    check_count,
+    read_pair,
+    read_rows,
+    resolve,
+    row_id,
+)
 from toolkit.scoring._score_key import part_hash, row_hash
 
 
@@ -51,7 +60,7 @@ class PairStream:
     """
 
     def __init__(self, source: Any, *, split: str = "train", limit: int | None = None) -> None:
-        _check_count("limit", limit)
+        check_count("limit", limit)
         self.source, self.split, self.limit = source, split, limit
         if isinstance(source, PreferencePair | EncodedPair):
             self.source = [source]
@@ -89,9 +98,9 @@ class PairStream:
             if isinstance(values, Row):  # a row that loading skipped
                 yield values._replace(row=row)
                 continue
-            id = _row_id(row, values)
+            id = row_id(row, values)
             try:
-                yield Row(row, id, _pair(row, id, values, rows_of_ids))
+                yield Row(row, id, read_pair(row, id, values, rows_of_ids))
             except RowError as error:
                 yield Row(row, id, str(error))
 
@@ -121,7 +130,7 @@ def _count(source: Any) -> int | None:
     if isinstance(source, PairList):
         return len(source) + len(source.skipped)
     if isinstance(source, str):
-        source = _resolve(source)
+        source = resolve(source)
     if not isinstance(source, os.PathLike):
         return len(source) if hasattr(source, "__len__") and not isinstance(source, str) else None
     path = Path(source).expanduser()

@@ -1,0 +1,231 @@
+"""Prompt and response as token ids, with the scored tokens marked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ._pair import PairError, PreferencePair
+from ._values import RowError, Text, check_count, shared_length
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Token ids of both sides, prompt included, with the scored tokens marked.
+
+    Attributes:
+        id: the pair's id.
+        chosen_ids: LongTensor [Tc], prompt and chosen completion.
+        chosen_mask: BoolTensor [Tc], True for tokens that the log-probability sums over.
+        rejected_ids: LongTensor [Tr].
+        rejected_mask: BoolTensor [Tr].
+        append_eos: whether plain text ends with EOS (False for messages: their template ends them).
+        boundary_merge: a token holds both prompt and completion characters; it is scored.
+    """
+
+    id: str
+    chosen_ids: torch.Tensor
+    chosen_mask: torch.Tensor
+    rejected_ids: torch.Tensor
+    rejected_mask: torch.Tensor
+    append_eos: bool
+    boundary_merge: bool
+
+    @property
+    def chosen_length(self) -> int:
+        """Number of scored tokens of the chosen side."""
+        return int(self.chosen_mask.sum())
+
+    @property
+    def rejected_length(self) -> int:
+        """Number of scored tokens of the rejected side."""
+        return int(self.rejected_mask.sum())
+
+    @property
+    def shared_prefix(self) -> int:
+        """Number of leading scored tokens that both sides share."""
+        return shared_length(
+            self.chosen_ids[self.chosen_mask].tolist(),
+            self.rejected_ids[self.rejected_mask].tolist(),
+        )
+
+
+def encode(
+    pair: PreferencePair, tokenizer: Any, *, max_length: int | None = None, append_eos: bool = True
+) -> EncodedPair:
+    """Tokenise prompt and completion together and mark the scored tokens y_t of Σ log p(y_t).
+
+    A token is scored when it holds a character of the completion, by the tokenizer's offsets; a
+    slow tokenizer has none, and there the prompt's own tokens must begin the whole. Plain text gets
+    the tokenizer's own BOS, never twice, and one EOS. Messages get the chat template and nothing
+    else. Nothing is ever truncated.
+
+    Args:
+        pair: the pair.
+        tokenizer: a transformers tokenizer; it needs no pad token.
+        max_length: most tokens a side may have, prompt included; None for no limit.
+        append_eos: end plain-text completions with the tokenizer's EOS, where it is not there yet.
+
+    Returns:
+        Ids and masks of both sides, 1-D tensors of that side's own length.
+
+    Raises:
+        PairError: the pair cannot be encoded so; the reason says what is allowed.
+        ValueError: a bad `max_length`.
+
+    Example:
+        >>> import toolkit as tk
+        >>> pair = tk.PreferencePair("a", "Is it fine?", " Yes", " No")
+        >>> tk.encode(pair, tk.load_model().tokenizer).boundary_merge
+        False
+    """
+    check_count("max_length", max_length)
+    sides = encode_sides(pair, tokenizer, append_eos)
+    for name, side in zip(("chosen", "rejected"), sides, strict=True):
+        if max_length is not None and len(side.ids) > max_length:
+            reason = f"{name} side has {len(side.ids)} tokens, more than max_length {max_length}"
+            raise PairError(reason, row=pair.row, id=pair.id)
+    import torch
+
+    tensors = []
+    for side in sides:
+        tensors += [torch.tensor(side.ids), torch.arange(len(side.ids)) >= side.start]
+    eos = append_eos and not pair.conversational
+    return EncodedPair(pair.id, *tensors, eos, any(side.merge for side in sides))
+
+
+class Side(NamedTuple):
+    """Token ids of one side; `start` is the index of its first scored token."""
+
+    ids: list[int]
+    start: int
+    merge: bool
+    double_bos: bool
+    double_eos: bool
+
+
+def encode_sides(pair: PreferencePair, tokenizer: Any, append_eos: bool) -> tuple[Side, Side]:
+    if not isinstance(pair, PreferencePair):
+        raise ValueError(f"pair: got {type(pair).__name__}; allowed is a PreferencePair")
+    if not callable(tokenizer) or not hasattr(tokenizer, "eos_token_id"):
+        raise ValueError(
+            f"tokenizer: got {type(tokenizer).__name__}; allowed is a transformers tokenizer"
+        )
+    try:
+        if pair.conversational:
+            return tuple(
+                _chat_side(pair.prompt, c, tokenizer) for c in (pair.chosen, pair.rejected)
+            )
+        return tuple(
+            _plain_side(pair.prompt, completion, tokenizer, append_eos)
+            for completion in (pair.chosen, pair.rejected)
+        )
+    except RowError as error:
+        raise PairError(str(error), row=pair.row, id=pair.id) from None
+
+
+def _plain_side(prompt: str, completion: str, tokenizer: Any, append_eos: bool) -> Side:
+    lead, ids, start, merge = _tokenise(prompt + completion, len(prompt), tokenizer)
+    eos = tokenizer.eos_token_id
+    double_bos = bool(lead) and lead[-1] == tokenizer.bos_token_id and ids[:1] == lead[-1:]
+    if double_bos:
+        ids, start = ids[1:], max(start - 1, 0)
+    _refuse_unscored(completion, ids, start, bool(lead))
+    double_eos = append_eos and ids[-1] == eos
+    if append_eos and eos is None:
+        raise RowError("the tokenizer has no EOS token to append; pass append_eos=False")
+    if append_eos and not double_eos:
+        ids = [*ids, eos]
+    return Side(lead + ids, len(lead) + start, merge, double_bos, double_eos)
+
+
+def _chat_side(prompt: Text, completion: Text, tokenizer: Any) -> Side:
+    if not getattr(tokenizer, "chat_template", None):
+        raise RowError(
+            "the pair holds messages and the tokenizer has no chat template; set "
+            "tokenizer.chat_template, or give plain text"
+        )
+    messages = [dict(message) for message in (*prompt, *completion)]
+    render = tokenizer.apply_chat_template
+    try:
+        before = render(messages[: len(prompt)], tokenize=False, add_generation_prompt=True)
+        whole = render(messages, tokenize=False)
+    except Exception as error:  # a template is a program and can fail in any way
+        raise RowError(f"the chat template refuses the messages: {error}") from error
+    if not whole.startswith(before):
+        raise RowError(
+            "the chat template does not extend: the prompt's rendering changes when the "
+            "completion follows it"
+        )
+    # The template has written its own BOS, so the one the tokenizer adds in front is left out.
+    _, ids, start, merge = _tokenise(whole, len(before), tokenizer)
+    _refuse_unscored(whole[len(before) :], ids, start, False)
+    double_bos = ids[:2] == [tokenizer.bos_token_id] * 2
+    double_eos = ids[-2:] == [tokenizer.eos_token_id] * 2
+    return Side(ids, start, merge, double_bos, double_eos)
+
+
+def _refuse_unscored(completion: str, ids: list[int], start: int, predicted: bool) -> None:
+    if start >= len(ids):
+        raise RowError(f"the tokenizer gives the completion {completion!r} no token")
+    if start == 0 and not predicted:
+        raise RowError(
+            "no token stands before the first completion token to predict it; give a prompt, or "
+            "a tokenizer that adds BOS"
+        )
+
+
+def _tokenise(text: str, cut: int, tokenizer: Any) -> tuple[list[int], list[int], int, bool]:
+    """Return the special tokens added before the text, its own, the first scored one, and merge.
+
+    Special tokens that the tokenizer adds after the text are left out: EOS is the caller's matter.
+    """
+    if not tokenizer.is_fast:
+        return _tokenise_slow(text, cut, tokenizer)
+    encoding = tokenizer(text, return_offsets_mapping=True, verbose=False)
+    own = [i for i, sequence in enumerate(encoding.sequence_ids(0)) if sequence is not None]
+    if not own:
+        return [], [], 0, False
+    part = slice(own[0], own[-1] + 1)
+    ids = encoding["input_ids"]
+    spans = _whole_spans(encoding.tokens(0)[part], encoding["offset_mapping"][part], len(text))
+    # With no prompt every token is the completion's, also one without characters of its own.
+    start = next((i for i, (_, end) in enumerate(spans) if end > cut or cut == 0), len(spans))
+    merge = start < len(spans) and spans[start][0] < cut
+    return ids[: own[0]], ids[part], start, merge
+
+
+def _whole_spans(
+    tokens: list[str], offsets: list[tuple[int, int]], length: int
+) -> list[tuple[int, int]]:
+    """Return character spans with the spaces that `trim_offsets` took off byte-level tokens.
+
+    Without them " yes" behind "Is it? " would look as if it began after the prompt's space.
+    """
+    spans, reached = [], 0
+    nexts = [start for start, _ in offsets[1:]] + [length]
+    for token, (start, end), following in zip(tokens, offsets, nexts, strict=True):
+        leading = len(token) - len(token.lstrip("Ġ"))
+        trailing = len(token) - len(token.rstrip("Ġ")) if leading < len(token) else 0
+        # Where nothing was trimmed, the neighbours' offsets leave no room to grow.
+        whole_end = max(end, min(end + trailing, following))
+        spans.append((max(start - leading, min(reached, start)), whole_end))
+        reached = max(reached, whole_end)
+    return spans
+
+
+def _tokenise_slow(text: str, cut: int, tokenizer: Any) -> tuple[list[int], list[int], int, bool]:
+    """Split by the prompt's own tokens, for tokenizers that give no offsets."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    prompt = tokenizer.encode(text[:cut], add_special_tokens=False)
+    if ids[: len(prompt)] != prompt:
+        raise RowError(
+            "this slow tokenizer gives no offsets and merges prompt and completion; use a fast "
+            "tokenizer, or end the prompt at a word boundary"
+        )
+    whole = tokenizer.encode(text, add_special_tokens=True)
+    lead = next((i for i in range(len(whole)) if whole[i : i + len(ids)] == ids), 0)
+    return whole[:lead], ids, len(prompt), False

@@ -1,0 +1,118 @@
+"""A preference pair, a list of them, and the error that names one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ._values import RowError, Text, as_text
+
+
+class PairError(ValueError):
+    """One pair cannot be used; `row`, `id` and `reason` say which one and why.
+
+    Example:
+        >>> raise PairError("chosen is empty", row=4, id="a")
+        Traceback (most recent call last):
+        toolkit.pairs._pair.PairError: row 4 (id 'a'): chosen is empty
+    """
+
+    def __init__(self, reason: str, *, row: int | None = None, id: str | None = None) -> None:
+        where = "" if row is None else f"row {row}"
+        if id is not None:
+            where = f"{where} (id {id!r})" if where else f"pair {id!r}"
+        super().__init__(f"{where}: {reason}" if where else reason)
+        self.reason, self.row, self.id = reason, row, id
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """A prompt with a chosen and a rejected response.
+
+    Types are checked, contents are not: identical or empty responses can be built by hand.
+
+    Attributes:
+        id: unique within a set; the source's own `id`, else its row number.
+        prompt: plain text, or a tuple of messages (`{"role": ..., "content": ...}`).
+        chosen: the completion alone: the text, or the messages, after the prompt.
+        rejected: likewise.
+        meta: the other columns of the row.
+        row: 0-based row number in the source; None for a pair built by hand.
+        notes: what loading had to decide.
+
+    Raises:
+        ValueError: a field has the wrong type, or text and messages are mixed.
+
+    Example:
+        >>> PreferencePair("a", "Is it fine?", " Yes", " No").conversational
+        False
+    """
+
+    id: str
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    row: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str):
+            raise PairError(f"id must be a str, got {type(self.id).__name__}", row=self.row)
+        for name in ("prompt", "chosen", "rejected"):
+            try:
+                object.__setattr__(self, name, as_text(name, getattr(self, name)))
+            except RowError as error:
+                raise PairError(str(error), row=self.row, id=self.id) from None
+        if len({isinstance(text, str) for text in (self.prompt, self.chosen, self.rejected)}) > 1:
+            reason = "prompt, chosen and rejected must all be text or all lists of messages"
+            raise PairError(reason, row=self.row, id=self.id)
+        object.__setattr__(self, "notes", tuple(self.notes))
+
+    @property
+    def conversational(self) -> bool:
+        """True where the texts are lists of messages."""
+        return not isinstance(self.prompt, str)
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as readable text, roles written out."""
+        return _readable(self.prompt)
+
+    @property
+    def chosen_text(self) -> str:
+        """The chosen response as readable text, roles written out."""
+        return _readable(self.chosen)
+
+    @property
+    def rejected_text(self) -> str:
+        """The rejected response as readable text, roles written out."""
+        return _readable(self.rejected)
+
+
+def _readable(text: Text) -> str:
+    if isinstance(text, str):
+        return text
+    return "\n".join(f"{message['role']}: {message['content']}" for message in text)
+
+
+class PairList(list[PreferencePair]):
+    """The pairs that were loaded, and in `skipped` a frame (row, id, reason) of the others.
+
+    Example:
+        >>> pairs = load_pairs([{"prompt": "a", "chosen": "b", "rejected": ""}], on_error="skip")
+        >>> len(pairs), pairs.skipped.reason.tolist()
+        (0, ['rejected is empty'])
+    """
+
+    def __init__(
+        self,
+        pairs: Iterable[PreferencePair] = (),
+        skipped: Iterable[tuple[int, str | None, str]] = (),
+    ) -> None:
+        super().__init__(pairs)
+        frame = pd.DataFrame(list(skipped), columns=["row", "id", "reason"], dtype=object)
+        self.skipped = frame.astype({"row": "int64"})
