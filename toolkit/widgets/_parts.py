@@ -11,7 +11,6 @@ from html import escape
 from typing import Any
 
 import ipywidgets
-import matplotlib
 import numpy as np
 import pandas as pd
 from itables.javascript import JavascriptFunction
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 
 from toolkit.model import Policy
 from toolkit.pairs import PreferencePair
+from toolkit.widgets._canvas import live_canvas
 
 # A table that gets new numbers is built anew in the browser: DataTables hands its state (sorting,
 # search, page) to these two functions, and the page keeps it under the table's key. The selection
@@ -176,7 +176,7 @@ class Picture:
 
     def __init__(self, width: int, height: int, *, live: bool = True):
         self.figure = Figure(figsize=(width / self.DPI, height / self.DPI), dpi=self.DPI)
-        self._canvas = _live_canvas(self.figure) if live else None
+        self._canvas = live_canvas(self.figure) if live else None
         self._drawing = self._still = None
         self._moving: list[Artist] = []
         self.widget = self._canvas or ipywidgets.Image(format="png", width=width, height=height)
@@ -230,21 +230,6 @@ class Picture:
         for artist in self._moving:
             if artist.figure is not None:  # taken out since
                 self.figure.draw_artist(artist)
-
-
-def _live_canvas(figure: Figure):
-    before = matplotlib.get_backend(auto_select=False)
-    try:
-        from ipympl.backend_nbagg import Canvas, FigureManager
-    except ImportError:
-        return None
-    if before is not None and before != matplotlib.get_backend(auto_select=False):
-        matplotlib.use(before)  # the first import of ipympl makes it the backend of all figures
-    canvas = Canvas(figure)
-    FigureManager(canvas, 0)
-    canvas.header_visible = canvas.footer_visible = canvas.resizable = False
-    canvas.toolbar_visible = False
-    return canvas
 
 
 class Still(Figure):
