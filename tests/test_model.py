@@ -1,6 +1,7 @@
 """Loading, the reference, parameter sets, and the one scored forward pass."""
 
 import contextlib
+import json
 import logging
 import shutil
 
@@ -108,7 +109,7 @@ def test_the_dtype_is_honoured_also_for_the_reference(dtype, expected, folders):
     [
         ({"name_or_path": "/no/such/folder"}, "no model folder at '/no/such/folder'"),
         ({"name_or_path": "./nothing_here"}, "no model folder at './nothing_here'"),
-        ({"name_or_path": "no/such-model"}, "cannot load 'no/such-model'"),
+        ({"name_or_path": "no/such-model"}, "'no/such-model'.*the Hugging Face hub"),
         ({"name_or_path": 3}, "given by name or folder, received int"),
         ({"dtype": "float31"}, "dtype='float31' is unknown; allowed: 'auto', 'float32'"),
         ({"dtype": "int8"}, "dtype='int8' is unknown"),
@@ -659,3 +660,108 @@ def test_longrope_rows_past_the_switch_are_refused():
     torch.testing.assert_close(alone.chosen, together.chosen)
     with pytest.raises(tk.PairError, match="13 tokens, but the limit is 12"):
         tk.per_token_logps(policy, shapes.encoded("long", [5] * 11, [6, 7], [8, 9]))
+
+
+# --- checkpoints that are not what they say ---
+
+
+def test_a_name_without_a_network_is_one_sentence_and_one_attempt(monkeypatch, tmp_path):
+    """A model and a dataset: every connection fails here, and none is tried again and again."""
+    import socket
+
+    from huggingface_hub import constants
+
+    tries = []
+
+    def refuse(*args, **kwargs):
+        tries.append(args)
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waits to try again"))
+    with pytest.raises(ValueError, match=r"'nope/none' is no local folder.*did not answer") as e:
+        tk.load_model("nope/none")
+    assert "\n" not in str(e.value) and 1 <= len(tries) <= 2
+    pytest.importorskip("datasets")
+    tries.clear()
+    with pytest.raises(ValueError, match=r"source: 'nope/none' is no local.*did not answer"):
+        tk.load_pairs("nope/none")
+    assert len(tries) == 1
+
+
+def edited(folder, tmp_path, **values):
+    """A copy of a model folder with other values in its config."""
+    copy = tmp_path / "edited"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | values))
+    return copy
+
+
+def test_an_index_that_names_a_pickle_is_refused(folders, tmp_path):
+    """Also beside a good file: what is read must be safetensors alone."""
+    copy = edited(folders["llama"], tmp_path)
+    weights = transformers.AutoModelForCausalLM.from_pretrained(folders["llama"]).state_dict()
+    torch.save(weights, copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "pytorch_model.bin")}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"names 'pytorch_model\.bin'; only \.safetensors files"):
+        tk.load_model(copy)
+    with pytest.raises(ValueError, match=r"names 'pytorch_model\.bin'"):
+        tk.load_model(folders["llama"], ref=copy)
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": 3}')
+    with pytest.raises(ValueError, match=r"the index .* cannot be read"):
+        tk.load_model(copy)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 1}, r"hold model\.layers\.1\..*config has no layer"),
+        ({"num_attention_heads": 0}, "cannot load"),
+        ({"hidden_act": "nonsense"}, "cannot load"),
+        ({"model_type": "nonsense"}, "cannot load"),
+    ],
+)
+def test_a_config_that_does_not_fit_its_weights_is_refused(values, message, folders, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        tk.load_model(edited(folders["llama"], tmp_path, **values))
+
+
+def test_a_reference_with_another_tokenizer_of_the_same_size_is_refused(folders, tmp_path):
+    copy = edited(folders["llama"], tmp_path)
+    file = copy / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    one, other = list(vocabulary)[500:502]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    for ref in (copy, tk.load_model(copy)):
+        with pytest.raises(ValueError, match=r"ref: its tokenizer differs .* first at token"):
+            tk.load_model(folders["llama"], ref=ref)
+    assert tk.load_model(folders["llama"], ref=folders["llama"]).ref_model is not None
+
+
+def test_an_adapter_that_is_not_whole_is_refused(folders, tmp_path):
+    """Matrices missing from the file, matrices too many, and a method that does not exist."""
+    from safetensors.torch import load_file, save_file
+
+    lora().save_pretrained(tmp_path)
+    file, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    weights = load_file(file)
+    first, *rest = sorted(weights)
+    save_file({name: weights[name] for name in rest}, file)
+    with pytest.raises(ValueError, match=r"hold no .*lora_A.* \(1 of \d+ missing\)"):
+        tk.load_model(folders["gpt2"], adapter=tmp_path)
+    other = first.replace(".0.", ".7.")
+    save_file({**weights, other: weights[first].clone()}, file)
+    with pytest.raises(ValueError, match=r"hold .*\.7\..*, for which the model has no place"):
+        tk.load_model(folders["gpt2"], adapter=tmp_path)
+    save_file(weights, file)
+    assert tk.load_model(folders["gpt2"], adapter=tmp_path)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "NONSENSE"}))
+    with pytest.raises(ValueError, match=r"cannot load adapter .*NONSENSE"):
+        tk.load_model(folders["gpt2"], adapter=tmp_path)

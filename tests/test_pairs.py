@@ -264,6 +264,7 @@ def test_a_hub_id_goes_through_datasets(monkeypatch):
             raise ValueError("Unknown split. Should be one of ['test']")
         return datasets.Dataset.from_list([ROW | {"name": name}])
 
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *args, **options: None)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert load_pairs("owner/some-set", split="test")[0].meta == {"name": "owner/some-set"}
     with pytest.raises(ValueError, match=r"split 'train' of hub dataset 'owner/x'.*\['test'\]"):

@@ -17,8 +17,10 @@ from toolkit.model._checkpoints import (
     load_causal_lm,
     load_tokenizer,
     quiet,
+    same_tokens,
     to_device,
     to_dtype,
+    tokenizer_if_any,
     with_adapter,
 )
 from toolkit.model._forward import Row, evaluation, scored_logps, sequences, token_texts
@@ -257,8 +259,9 @@ def load_model(
 
     Raises:
         ValueError: If there is no such model, the folder holds no safetensors weights, the model
-            is not a causal LM, or an option is unknown. Only safetensors are read, and code from
-            a model repository is never run.
+            is not a causal LM, its weights do not fit its config, the reference has another
+            tokenizer, or an option is unknown. Only safetensors are read, and code from a model
+            repository is never run.
 
     Example:
         >>> import toolkit as tk
@@ -271,10 +274,13 @@ def load_model(
         model = load_causal_lm(path, torch_dtype).to(where)
     if adapter is not None:
         model = with_adapter(model, adapter)
-    ref_model = ref.model if isinstance(ref, Policy) else None
-    if ref is not None and ref_model is None:
+    tokenizer, ref_model = load_tokenizer(path), None
+    if isinstance(ref, Policy):
+        ref_model = ref.model
+        same_tokens(tokenizer, ref.tokenizer)
+    elif ref is not None:
         ref_model = load_causal_lm(ref, torch_dtype).to(where)
-    tokenizer = load_tokenizer(path)
+        same_tokens(tokenizer, tokenizer_if_any(ref))
     name = "tiny (shipped)" if name_or_path is None else str(name_or_path)
     return Policy(model, tokenizer, ref_model, name=name)
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import pandas as pd
 
+from toolkit.hub import in_reach, no_answer
+
 from ._values import RowError, got
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
@@ -100,12 +102,19 @@ def _from_hub(name: str, split: str) -> Any:
             f"source: {name!r} is not a local file, and reading it from the hub needs the package "
             'datasets: pip install "preference-entanglement-toolkit[hub]"'
         ) from error
+    if not in_reach(name) and not _cached(datasets.config.HF_DATASETS_CACHE, name):
+        raise ValueError(f"source: {no_answer(name)}")
     try:
         return datasets.load_dataset(name, split=split)
     except Exception as error:  # network, authentication, parsing: many unrelated classes
         raise ValueError(
             f"source: cannot load split {split!r} of hub dataset {name!r}: {error}"
         ) from error
+
+
+def _cached(folder: os.PathLike, name: str) -> bool:
+    """Whether datasets may have this hub dataset on disk; it spells names its own way."""
+    return any(Path(folder).glob(f"{name.split('/')[0]}___*"))
 
 
 def _from_file(path: Path) -> Rows:
