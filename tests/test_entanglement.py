@@ -44,6 +44,8 @@ COLUMNS = [
     "predicted_rejected_delta",
     "predicted_margin_delta",
     "regime",
+    "first_order",
+    "first_order_lr",
 ]
 LABELS = Labels("vectors", "all", "float64", True)
 
@@ -344,7 +346,55 @@ def test_the_frame_has_the_agreed_columns_and_labels():
     margin = frame["predicted_chosen_delta"] - frame["predicted_rejected_delta"]
     np.testing.assert_array_equal(frame["predicted_margin_delta"], margin)
     expected = {**policy.labels("head").to_attrs(), "loss": "dpo", "lr": 0.5, "beta": 0.2}
-    assert frame.attrs == expected
+    assert frame.attrs == {**expected, "first_order_nats": 0.3}
+
+
+def test_a_step_is_within_first_order_up_to_a_third_of_a_nat():
+    stats = stats_of([8, 8, 1e-9], [2, 60, 1e-9], [1, 1, 0])
+    small, large = (weighted(stats, 1.0, 1.0, lr=lr).to_frame() for lr in (0.01, 0.03))
+    assert small["first_order"].tolist() == [True, False, True]
+    assert large["first_order"].tolist() == [True, False, True]
+    np.testing.assert_allclose(small["first_order_lr"][:2], [0.3 / 7, 0.3 / 59])
+    assert small["first_order_lr"].equals(large["first_order_lr"])
+    still = weighted(stats_of(0, 0, 0), 1.0, 1.0, lr=1e6)
+    assert still.first_order[0] and np.isinf(still.first_order_lr[0])
+
+
+@given(st.lists(st.floats(1e-6, 1e9), min_size=1, max_size=60))
+def test_the_suggested_rate_is_one_digit_and_keeps_95_percent_within_reach(slacks):
+    slacks = np.array(slacks)
+    rate = tk.suggest_lr(slacks, -slacks / 2)
+    assert float(f"{rate:.0e}") == rate
+    within = (rate * slacks <= 0.3 * (1 + 1e-8)).mean()
+    assert 0 < rate <= 1 and within >= (0.95 if len(slacks) >= 20 else 1)
+    digit, power = f"{rate:.0e}".split("e")
+    larger = float(f"{int(digit) + 1}e{power}")
+    assert rate == 1 or (larger * slacks <= 0.3).mean() < (0.95 if len(slacks) >= 20 else 1)
+
+
+def test_one_degenerate_pair_does_not_set_the_rate_of_a_hundred():
+    slacks = np.append(np.full(99, 30.0), 1e9)
+    assert tk.suggest_lr(slacks, slacks) == 0.01
+    assert tk.suggest_lr([0.0, np.nan], [0.0, np.nan]) == tk.suggest_lr([], []) == 1.0
+
+
+def test_the_worst_pair_is_the_one_whose_chosen_response_falls_most():
+    stats = stats_of([8, 1, 1], [2, 60, 9], [1, 7, 2])
+    assert weighted(stats, 1.0, 1.0).worst == 1
+    assert weighted(stats.take([0, 0, 2]), 1.0, 0.1).worst == 2
+
+
+@pytest.mark.parametrize("name, loss", [("near_duplicates", "dpo"), ("refusals", "ipo")])
+def test_real_steps_at_the_edge_of_first_order_go_as_predicted(name, loss):
+    """The bound is an experience, not a theorem: here it is made again with real SGD steps."""
+    policy, pairs = tk.load_model(), tk.load_pairs(name, limit=12)[::4]
+    result = tk.entanglement(tk.pair_stats(policy, pairs, progress=False), loss)
+    for pair, rate in zip(pairs, result.first_order_lr, strict=True):
+        step = tk.predict_step(policy, [pair], loss=loss, optimizer="sgd", lr=float(rate))
+        np.testing.assert_allclose(step["predicted_delta"].abs().max(), 0.3, rtol=0.01)
+        assert (np.sign(step["predicted_delta"]) == np.sign(step["actual_delta"])).all()
+        off = (step["predicted_delta"] - step["actual_delta"]).abs().max()
+        assert off < 0.25 * 0.3
 
 
 @pytest.mark.parametrize("index", [[3, 0], np.array([3, 0]), (-2, 0)])

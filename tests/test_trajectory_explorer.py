@@ -258,6 +258,37 @@ def test_sentence_names_the_regime_and_both_changes(finished):
         assert f"{rows.loc['chosen', name]:+.3g}".replace("-", "−") in words
 
 
+def verdict(explorer, monkeypatch, predicted, actual):
+    """The sentence of a step with these two regimes."""
+    frame = explorer._state.frame.copy()
+    frame["regime"], frame["actual_regime"] = predicted, actual
+    with monkeypatch.context() as patch:
+        patch.setattr(explorer._state, "frame", frame)
+        return _trajectory_text.sentence(explorer._state)
+
+
+def test_the_verdict_has_the_colour_of_what_happened(finished, monkeypatch):
+    """Predicted ideal, really both fell: the bar used to be green."""
+    finished.step, finished.selection = 2, "p0"
+    colors = tk.plots.REGIME_COLORS
+    words = verdict(finished, monkeypatch, "ideal", "both_down")
+    assert f"border-color: {colors['both_down']}" in words and colors["ideal"] not in words
+    assert "The prediction said otherwise</b>: <code>ideal</code>" in words
+    same = verdict(finished, monkeypatch, "both_up", "both_up")
+    assert f"border-color: {colors['both_up']}" in same and "as predicted" in same
+    unknown = verdict(finished, monkeypatch, None, "reversed")
+    assert f"border-color: {colors['reversed']}" in unknown and "was not predicted" in unknown
+
+
+def test_the_actual_regime_is_that_of_the_actual_changes(finished):
+    frame = finished.to_frame().query("step == 1").set_index("side")
+    up = {side: frame.loc[side, "actual_delta"] > 0 for side in ("chosen", "rejected")}
+    names = {(True, False): "ideal", (False, False): "both_down", (True, True): "both_up",
+             (False, True): "reversed"}  # fmt: skip
+    expected = [names[pair] for pair in zip(up["chosen"], up["rejected"], strict=True)]
+    assert frame.loc["chosen", "actual_regime"].tolist() == expected
+
+
 def test_flow_says_which_kept_step_it_is(finished):
     finished.step, finished.selection = 3, "p1"
     flow = finished.mass_flow()

@@ -34,7 +34,7 @@ _HOME = {
         "Gram Metric PairStats TokenContributions TokenMatrix gram pair_stats token_contributions "
         "token_matrix"
     ),
-    "entanglement": "Entanglement entanglement",
+    "entanglement": "Entanglement entanglement suggest_lr",
     "similarity": "ches_tokens similarity",
     "scoring": (
         "FilteredPairs PairStream export_pairs filter_pairs length_confound quantile_subsets "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from toolkit.gradients import PairStats
@@ -15,6 +17,12 @@ from toolkit.losses import LossWeights, is_finite_number, loss_weights
 REGIMES = ("ideal", "both_down", "both_up", "reversed", "unchanged")
 # A change this small beside its own two terms is rounding, not a change.
 ROUNDING = {"float64": 1e-12, "float32": 2e-6}
+# Predicted changes up to this many nats are stated as numbers. Beside 450 real steps of plain
+# gradient descent (the shipped model and sets, DPO, IPO and CPO, one pair alone) predictions of
+# this size were off by 5 % in the median and 14 % at worst, every sign was right; at 1 nat it was
+# up to 40 %, at 3 nats 113 %, and signs began to fail.
+FIRST_ORDER_NATS = 0.3
+COVERED = 0.95  # share of the pairs that a suggested learning rate keeps within reach
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,27 @@ class Entanglement:
     def predicted_rejected_delta(self) -> np.ndarray:
         """Predicted change of the rejected log-probability, nats."""
         return -self.lr * self.rejected_slack
+
+    @property
+    def first_order_lr(self) -> np.ndarray:
+        """Learning rate up to which neither response moves more than ``FIRST_ORDER_NATS``."""
+        return _within_reach(self.chosen_slack, self.rejected_slack)
+
+    @property
+    def first_order(self) -> np.ndarray:
+        """Whether the step is small enough for first order; if not, read directions alone.
+
+        True where both predicted changes stay within ``FIRST_ORDER_NATS`` (0.3 nats). Predictions
+        of this size were off by 5 % in the median and 14 % at worst on the shipped model, with
+        every sign right; ``predict_step`` says how it is on another model.
+        """
+        return self.lr <= self.first_order_lr * (1 + 1e-9)
+
+    @property
+    def worst(self) -> int:
+        """Place of the pair whose chosen response is predicted to fall most, or rise least."""
+        slack = self.chosen_slack
+        return int(np.argmin(np.where(np.isnan(slack), np.inf, slack)))
 
     @property
     def ratio(self) -> np.ndarray:
@@ -130,7 +159,7 @@ class Entanglement:
         return Entanglement(self.stats.take(at), weights, self.lr)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a pair: the statistics, the weights, the band and the predictions."""
+        """Return one row per pair: statistics, weights, band, predictions and their reach."""
         frame = self.stats.to_frame()
         frame["loss"] = self.weights.losses
         frame["d_chosen"], frame["d_rejected"] = self.weights.d_chosen, self.weights.d_rejected
@@ -144,7 +173,9 @@ class Entanglement:
             frame[name] = getattr(self, name)
         delta = frame["predicted_chosen_delta"] - frame["predicted_rejected_delta"]
         frame["predicted_margin_delta"], frame["regime"] = delta, self.regime
+        frame["first_order"], frame["first_order_lr"] = self.first_order, self.first_order_lr
         frame.attrs.update(loss=self.weights.loss, lr=self.lr, **self.weights.hparams)
+        frame.attrs["first_order_nats"] = FIRST_ORDER_NATS
         return frame
 
 
@@ -160,11 +191,14 @@ def entanglement(
     Args:
         stats: From ``pair_stats``.
         loss: A key of ``LOSSES`` or a function (see ``loss_weights``).
-        lr: Learning rate; predicted changes are proportional to it.
+        lr: Learning rate; predicted changes are proportional to it. At 1.0 most of them are
+            slopes, far beyond what first order can mean; ``suggest_lr`` gives a rate at which
+            they are changes.
         **hparams: Hyper-parameters of the loss, such as ``beta``.
 
     Returns:
-        :class:`Entanglement`; ``.to_frame()`` has one row a pair.
+        :class:`Entanglement`; ``.to_frame()`` has one row per pair, ``first_order`` says which
+        steps are small enough to be believed and ``first_order_lr`` up to which rate.
 
     Raises:
         ValueError: If ``lr`` is not a positive number, the loss or a hyper-parameter is unknown, or
@@ -186,6 +220,37 @@ def entanglement(
         raise ValueError(f"lr must be a positive number, received {lr!r}")
     _check_products(stats)
     return Entanglement(stats, loss_weights(loss, stats, **hparams), float(lr))
+
+
+def suggest_lr(chosen_slack: ArrayLike, rejected_slack: ArrayLike) -> float:
+    """Return a learning rate at which a first-order prediction means something for these pairs.
+
+    The largest rate of one significant digit, at most 1, at which 95 % of the pairs (all, of
+    fewer than 20) are predicted to move neither response by more than ``FIRST_ORDER_NATS``.
+
+    Args:
+        chosen_slack: ``Entanglement.chosen_slack``, predicted change of chosen per unit of rate.
+        rejected_slack: ``Entanglement.rejected_slack``.
+
+    Example:
+        >>> suggest_lr([80.0, -40.0], [20.0, 100.0])
+        0.003
+    """
+    rates = _within_reach(np.asarray(chosen_slack, float), np.asarray(rejected_slack, float))
+    rates = np.sort(rates[~np.isnan(rates)])
+    if not len(rates):
+        return 1.0
+    rate = min(float(rates[int(len(rates) * (1 - COVERED) + 1e-9)]), 1.0)
+    if rate <= 0:
+        return float(np.finfo(float).tiny)
+    power = math.floor(math.log10(rate) + 1e-9)
+    return float(f"{max(1, math.floor(rate / 10.0**power + 1e-9))}e{power}")
+
+
+def _within_reach(chosen_slack: np.ndarray, rejected_slack: np.ndarray) -> np.ndarray:
+    most = np.maximum(np.abs(chosen_slack), np.abs(rejected_slack))
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.divide(FIRST_ORDER_NATS, most)
 
 
 def _check_products(stats: PairStats) -> None:

@@ -241,7 +241,7 @@ def moved(before: Values, after: Values) -> dict[str, Tensor]:
 
 
 def regimes(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
-    """Return the regime by the signs of two predicted changes; ``None`` where they are NaN."""
+    """Return the regime by the signs of two changes; ``None`` where they are NaN."""
     names = np.full(np.shape(chosen), "ideal", dtype=object)
     names[(chosen < 0) & (rejected <= 0)] = "both_down"
     names[(chosen >= 0) & (rejected > 0)] = "both_up"

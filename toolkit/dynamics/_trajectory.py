@@ -98,27 +98,29 @@ class Trajectory:
             predicted_logps`` (starting value plus all predictions so far), ``loss, reward``
             (β·logratio where the loss has a beta, else the logratio), ``margin`` (chosen −
             rejected reward), ``kl, regime`` (from the signs of that step's two predicted changes),
-            ``in_batch``.
+            ``actual_regime`` (from those of the actual ones), ``in_batch``.
         """
         logps, moves = self._sums(self.logps), self._sums(self.predicted)
         count, rows = logps.shape
         gap, still = np.full((1, rows), np.nan), np.zeros((1, rows // 2), bool)
         ratio = float(self.settings.get("beta", 1.0)) * (logps - self._sums(self.ref_logps[None]))
-        names = regimes(*(np.vstack([gap, moves])[:, side::2] for side in range(2)))
+        changes = [np.vstack([gap, moves]), np.vstack([gap, np.diff(logps, axis=0)])]
+        names, real = (regimes(*(c[:, side::2] for side in range(2))) for c in changes)
         inside = np.vstack([still, self.in_batch])
         columns = {
             "step": np.repeat(np.arange(count), rows),
             "pair_id": np.tile(np.repeat(self.pair_ids, 2), count),
             "side": np.tile(SIDES, count * rows // 2),
             "logps": logps.ravel(),
-            "predicted_delta": np.vstack([gap, moves]).ravel(),
-            "actual_delta": np.vstack([gap, np.diff(logps, axis=0)]).ravel(),
+            "predicted_delta": changes[0].ravel(),
+            "actual_delta": changes[1].ravel(),
             "predicted_logps": (logps[:1] + np.vstack([0 * logps[:1], moves]).cumsum(0)).ravel(),
             "loss": np.repeat(self.losses, 2, axis=1).ravel(),
             "reward": ratio.ravel(),
             "margin": np.repeat(ratio[:, ::2] - ratio[:, 1::2], 2, axis=1).ravel(),
             "kl": np.repeat(self.kl, 2, axis=1).ravel(),
             "regime": np.repeat(names, 2, axis=1).ravel(),
+            "actual_regime": np.repeat(real, 2, axis=1).ravel(),
             "in_batch": np.repeat(inside, 2, axis=1).ravel(),
         }
         return self._labelled(pd.DataFrame(columns))

@@ -211,10 +211,10 @@ class TrajectoryState:
         return f[(f["step"] == self.step) & (f["pair_id"] == self.id)].set_index("side")
 
     @property
-    def regime(self) -> str | None:
-        """Regime of the step that led here; ``None`` at step 0 or without predictions."""
-        found = self.rows["regime"].iloc[0]
-        return found if isinstance(found, str) else None
+    def regimes(self) -> tuple[str | None, str | None]:
+        """What the step that led here was predicted to be and really was; ``None``: unknown."""
+        found = self.rows.iloc[0][["regime", "actual_regime"]]
+        return tuple(name if isinstance(name, str) else None for name in found)
 
     def tokens(self) -> pd.DataFrame:
         """One row a token of the picked probe at the shown step, changes since the start too."""

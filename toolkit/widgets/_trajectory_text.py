@@ -76,8 +76,8 @@ def progress(state: TrajectoryState, running: bool) -> str:
 
 def sentence(state: TrajectoryState) -> str:
     """What training has done to the picked probe so far, and what the last step was."""
-    rows, regime, step = state.rows, state.regime, state.step
-    color = plots.REGIME_COLORS.get(regime, "#555555")
+    rows, (predicted, real), step = state.rows, state.regimes, state.step
+    color = plots.REGIME_COLORS.get(real, "#555555")
     name = f"<b>probe {escape(visible_token(state.id))}</b>"
     if step == 0:
         starts = [f"{side} {short(rows.loc[side, 'logps'])}" for side in rows.index]
@@ -92,13 +92,15 @@ def sentence(state: TrajectoryState) -> str:
         f"{_moved(since['rejected'])}. This step "
     )
     inside = "in its minibatch" if bool(rows["in_batch"].iloc[0]) else "not in its minibatch"
-    if regime is None:
-        text += f"was not predicted; it changed them by {_two(rows['actual_delta'])} nats"
+    happened = f"really was {_regime(real)}: {_two(rows['actual_delta'])} nats"
+    if predicted is None:
+        text += f"was not predicted; it {happened}"
+    elif predicted == real:
+        text += f"{happened}, as predicted ({_two(rows['predicted_delta'])})"
     else:
         text += (
-            f"was predicted to be <code>{escape(regime)}</code> "
-            f"({REGIME_WORDS.get(regime, 'no change')}): {_two(rows['predicted_delta'])} nats; it "
-            f"really was {_two(rows['actual_delta'])}"
+            f"{happened}. <b>The prediction said otherwise</b>: {_regime(predicted)}, "
+            f"{_two(rows['predicted_delta'])}"
         )
     quiet = f'<span class="pe-quiet">Chosen and rejected, in this order. The probe was {inside}.'
     return f'<div class="pe-say" style="border-color: {color}">{text}. {quiet}</span></div>'
@@ -243,6 +245,10 @@ def _moved(change: float, loud: bool = False) -> str:
         return "where it was"
     word = "up" if change > 0 else "DOWN" if loud else "down"
     return f"{word} by {short(abs(change))} nats"
+
+
+def _regime(name: str | None) -> str:
+    return f"<code>{escape(str(name))}</code> ({REGIME_WORDS.get(name, 'not a number')})"
 
 
 def _two(changes: pd.Series) -> str:
