@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from toolkit.gradients._gradient_results import (
 from toolkit.gradients._metric import Metric
 from toolkit.model import Labels, Params, Policy, as_list, batches, reference_logps
 from toolkit.model._forward import evaluation, scored_logps, sequences, token_texts
+from toolkit.model._memory import in_halves
 from toolkit.pairs import EncodedPair, PreferencePair
 
 Pairs = Sequence[PreferencePair | EncodedPair] | PreferencePair | EncodedPair
@@ -101,7 +103,7 @@ def iter_pair_stats(
     bar = tqdm(total=len(encoded), desc="pair gradients", unit="pair", disable=not progress)
     with bar:
         for batch in task.fitting(encoded, batch_size, memory):
-            for part in _measured(task, batch):
+            for part in in_halves(partial(_measure, task), batch):
                 bar.update(len(part))
                 yield part
 
@@ -284,19 +286,6 @@ class _Task:
             return None
         roots = (w.sqrt() for w in self.weights)
         return dict(zip(self.selected, roots, strict=True))
-
-
-def _measured(task: _Task, batch) -> list[PairStats]:
-    """Measure one batch, in halves where it does not fit into memory."""
-    try:
-        return [_measure(task, batch)]
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        full = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-        if not full or len(batch) == 1:
-            raise
-    half = len(batch) // 2
-    parts = (batch[:half], batch[half:])
-    return [stats for part in parts for stats in _measured(task, part)]
 
 
 def _measure(task: _Task, batch) -> PairStats:

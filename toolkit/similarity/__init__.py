@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 
 import pandas as pd
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from toolkit.model import Policy, as_list, batches
 from toolkit.model._forward import evaluation, sequences, token_texts
+from toolkit.model._memory import in_halves
 from toolkit.pairs import EncodedPair, PreferencePair
 from toolkit.similarity._packed import States, packed_length
 from toolkit.similarity._trunk import pair_states
@@ -45,7 +48,7 @@ def similarity(
         head_slack: Also compute the column ``head_slack``; it needs the probabilities of the whole
             vocabulary at every scored token.
         batch_size: Most pairs per forward pass; ``None``: as many of similar length as fill it. It
-            never changes a result beyond rounding.
+            never changes a result beyond rounding. A batch that does not fit into memory is halved.
         progress: Show a progress bar.
 
     Returns:
@@ -81,8 +84,8 @@ def similarity(
     rows: list[dict] = [{}] * len(encoded)
     with tqdm(total=len(encoded), desc="similarity", unit="pair", disable=not progress) as bar:
         for batch in _buckets(encoded, batch_size, policy.device):
-            found = pair_states(policy.model, [encoded[i] for i in batch])
-            for i, states in zip(batch, found, strict=True):
+            found = in_halves(partial(pair_states, policy.model), [encoded[i] for i in batch])
+            for i, states in zip(batch, chain(*found), strict=True):
                 rows[i] = _scores(encoded[i], states)
                 if head_slack:
                     rows[i]["head_slack"] = (
