@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from toolkit.model import Labels, Policy
 from toolkit.model._forward import Row, evaluation, sequences, token_texts
+from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PairError, PreferencePair
 
 METHODS = ("integrated_gradients", "input_x_gradient")
@@ -54,6 +55,7 @@ class PromptAttributions:
         return frame
 
 
+@alone
 def prompt_attributions(
     policy: Policy,
     pair: PreferencePair | EncodedPair,

@@ -17,6 +17,7 @@ from toolkit.dynamics._training import TrainingRun
 from toolkit.dynamics._trajectory import StepRecord, Trajectory
 from toolkit.gradients import Pairs
 from toolkit.model import Params, Policy, as_list
+from toolkit.model.turns import alone
 
 __all__ = [
     "SingleTokenTheory",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 
+@alone
 def predict_step(
     policy: Policy,
     pairs: Pairs,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from toolkit.model import Policy
+from toolkit.model.turns import alone_in_process
 
 
 def trained_policy(policy: Policy, in_place: bool, lora, seed: int) -> Policy:
@@ -22,6 +23,7 @@ def trained_policy(policy: Policy, in_place: bool, lora, seed: int) -> Policy:
     return view
 
 
+@alone_in_process
 def _with_lora(model, lora: Mapping[str, object], seed: int):
     try:
         from peft import LoraConfig, get_peft_model

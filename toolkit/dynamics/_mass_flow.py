@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from toolkit.model import Policy, as_list
 from toolkit.model._forward import evaluation, response_logits
+from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 
 Groups = Mapping[str, Sequence[str]]
 VERDICTS = ("benign", "catastrophic", "other", "no drop")
 
 
+@alone
 def mass_flow(
     before: Policy,
     after: Policy,

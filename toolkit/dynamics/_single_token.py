@@ -14,6 +14,7 @@ from toolkit.dynamics._mass_flow import contrast, legible_texts, next_token_logp
 from toolkit.losses import LossWeights, loss_weights
 from toolkit.model import Labels, Policy, as_list, reference
 from toolkit.model._forward import evaluation, response_logits
+from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 
 
@@ -96,6 +97,7 @@ class SingleTokenTheory:
         return frame
 
 
+@alone
 def single_token_theory(
     policy: Policy,
     pair: PreferencePair | EncodedPair,

@@ -19,6 +19,7 @@ from toolkit.dynamics._trajectory import StepRecord, Trajectory
 from toolkit.dynamics._watch import Watch
 from toolkit.gradients import Pairs
 from toolkit.model import Params, Policy, as_list, batches
+from toolkit.model.turns import alone
 
 WATCHED = 8  # probes, where none are given
 
@@ -73,6 +74,7 @@ class TrainingRun:
         (1, [2, 3])
     """
 
+    @alone
     def __init__(
         self,
         policy: Policy,
@@ -128,6 +130,7 @@ class TrainingRun:
     def __iter__(self) -> Iterator[StepRecord]:
         return self
 
+    @alone
     def __next__(self) -> StepRecord:
         """Take one step and measure it."""
         if self._pending is None:
@@ -143,6 +146,7 @@ class TrainingRun:
         return self.steps
 
     @property
+    @alone
     def trajectory(self) -> Trajectory:
         """Everything done so far, as a :class:`Trajectory`."""
         done = len(self._records)
@@ -169,6 +173,7 @@ class TrainingRun:
             self.policy,
         )
 
+    @alone
     def reset(self) -> None:
         """Go back to the start: weights, optimiser and records."""
         with torch.no_grad():

@@ -15,6 +15,7 @@ from torch import Tensor
 from toolkit.dynamics import _trajectory_files
 from toolkit.dynamics._step import SIDES, regimes
 from toolkit.model import Policy
+from toolkit.model.turns import alone
 
 Weights = Mapping[str, Tensor]
 
@@ -167,6 +168,7 @@ class Trajectory:
         actual = np.diff(self._sums(self.logps), axis=0)
         return _r_squared(self._sums(self.predicted).ravel(), actual.ravel())
 
+    @alone
     def policy_at(self, step: int, policy: Policy | None = None) -> Policy:
         """Return a policy with the weights after a step; its reference is the run's.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from toolkit.gradients._gradient_results import (
 from toolkit.gradients._metric import Metric
 from toolkit.model import Labels, Params, Policy, as_list, batches, reference_logps
 from toolkit.model._forward import evaluation, scored_logps, sequences, token_texts
-from toolkit.model._memory import in_halves
+from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 
 Pairs = Sequence[PreferencePair | EncodedPair] | PreferencePair | EncodedPair
@@ -103,11 +102,12 @@ def iter_pair_stats(
     bar = tqdm(total=len(encoded), desc="pair gradients", unit="pair", disable=not progress)
     with bar:
         for batch in task.fitting(encoded, batch_size, memory):
-            for part in in_halves(partial(_measure, task), batch):
+            for part in _measured(task, batch):
                 bar.update(len(part))
                 yield part
 
 
+@alone
 def token_contributions(
     policy: Policy,
     pair: PreferencePair | EncodedPair,
@@ -151,6 +151,7 @@ def token_contributions(
     return TokenContributions(enc.id, sides, positions, tokens, *values, labels=task.labels)
 
 
+@alone
 def token_matrix(
     policy: Policy,
     pair: PreferencePair | EncodedPair,
@@ -196,6 +197,7 @@ def token_matrix(
     return TokenMatrix(enc.id, gram.numpy(), tokens, sides, positions, task.labels)
 
 
+@alone
 def gram(
     policy: Policy,
     pairs: Pairs,
@@ -265,6 +267,7 @@ def gram(
 class _Task:
     """What is measured on which parameters under which metric, and who accounts for them."""
 
+    @alone
     def __init__(self, policy: Policy, params: Params, metric: Metric | None):
         self.policy, self.selected = policy, policy.parameters_in(params)
         self.weights, self.labels = None, policy.labels(params)
@@ -286,6 +289,20 @@ class _Task:
             return None
         roots = (w.sqrt() for w in self.weights)
         return dict(zip(self.selected, roots, strict=True))
+
+
+@alone
+def _measured(task: _Task, batch) -> list[PairStats]:
+    """Measure one batch, in halves where it does not fit into memory."""
+    try:
+        return [_measure(task, batch)]
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        full = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+        if not full or len(batch) == 1:
+            raise
+    half = len(batch) // 2
+    parts = (batch[:half], batch[half:])
+    return [stats for part in parts for stats in _measured(task, part)]
 
 
 def _measure(task: _Task, batch) -> PairStats:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from toolkit.gradients._passes import Parameters, only
 from toolkit.gradients._rules import flat_products, tensor_products
 from toolkit.model._forward import Row, evaluation, scored_logps
+from toolkit.model.turns import alone_in_process
 
 Weights = list[Tensor] | None  # a diagonal metric, in parameter order
 MEMORY = 1 << 30  # bytes of token gradients kept at once
@@ -98,6 +100,7 @@ def _stacked(logps: Tensor, rows: range, selected: Parameters, metric: Weights) 
     return [torch.stack(column) for column in zip(*gradients, strict=True)]
 
 
+@alone_in_process
 def directional_logps(model, rows, selected: Parameters, direction: list[Tensor]) -> list[Tensor]:
     scorer = Scorer(model, rows)
     primals = {f"model.{name}": p.detach() for name, p in selected.items()}
@@ -107,9 +110,32 @@ def directional_logps(model, rows, selected: Parameters, direction: list[Tensor]
     def scores(values):
         return tuple(torch.func.functional_call(scorer, values, ()))
 
-    # The fused attention kernels have no forward-mode rule; the plain ones do.
-    with sdpa_kernel(SDPBackend.MATH):
+    with _PlainAttention():
         return list(torch.func.jvp(scores, (primals,), (tangents,))[1])
+
+
+class _PlainAttention(TorchFunctionMode):
+    """Attention by plain operations: the fused kernels have no forward-mode rule.
+
+    For this thread alone, where ``sdpa_kernel`` would change the kernels of all of them.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is not functional.scaled_dot_product_attention:
+            return function(*args, **kwargs)
+        return _attention(*args, **kwargs)
+
+
+def _attention(
+    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+) -> Tensor:
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        seen = torch.zeros_like(attn_mask, dtype=query.dtype)
+        attn_mask = seen.masked_fill(~attn_mask, float("-inf"))
+    options = {"scale": scale, "enable_gqa": enable_gqa}
+    given = query, key, value, attn_mask, dropout_p, is_causal
+    return torch.ops.aten._scaled_dot_product_attention_math(*given, **options)[0]
 
 
 class Scorer(nn.Module):

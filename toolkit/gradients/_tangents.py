@@ -14,10 +14,12 @@ from toolkit.gradients._activations import elementwise, replaced, sloped
 from toolkit.gradients._passes import Plan, backward, widened
 from toolkit.gradients._rules import Linear, Use
 from toolkit.model._forward import Row, evaluation, response_logits
+from toolkit.model.turns import alone_in_process
 
 Uses = dict[nn.Module, Use]
 
 
+@alone_in_process
 def token_products(
     model: nn.Module, plan: Plan, rows: Sequence[Row]
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

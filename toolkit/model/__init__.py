@@ -24,6 +24,7 @@ from toolkit.model._checkpoints import (
     with_adapter,
 )
 from toolkit.model._forward import Row, evaluation, scored_logps, sequences, token_texts
+from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PairError, PreferencePair, encode
 
 SHIPPED_MODEL = Path(__file__).resolve().parents[2] / "data" / "tiny_model"
@@ -192,6 +193,7 @@ class Policy:
                 raise PairError(f"{side}: {reason}", id=pair.id)
         return pair
 
+    @alone
     def parameters_in(self, params: Params) -> dict[str, nn.Parameter]:
         """Return the parameters of a set by name; a tied parameter appears once.
 
@@ -316,15 +318,21 @@ def per_token_logps(
     results = []
     for batch in batches(encoded, batch_size):
         rows = sequences(batch)
-        with evaluation(policy.model), torch.no_grad():
-            own = scored_logps(policy.model, rows)
-        ref = reference_logps(policy, rows, own)
+        own, ref = _both_logps(policy, rows)
         for i, enc in enumerate(batch):
             tokens = [token_texts(policy.tokenizer, *row) for row in rows[2 * i : 2 * i + 2]]
             results.append(
                 PairLogps(enc.id, *own[2 * i : 2 * i + 2], *ref[2 * i : 2 * i + 2], *tokens)
             )
     return results
+
+
+@alone
+def _both_logps(policy: Policy, rows: Sequence[Row]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the rows' log-probabilities under the policy and under its reference."""
+    with evaluation(policy.model), torch.no_grad():
+        own = scored_logps(policy.model, rows)
+    return own, reference_logps(policy, rows, own)
 
 
 def reference_logps(policy: Policy, rows: Sequence[Row], own: list[Tensor]) -> list[Tensor]:

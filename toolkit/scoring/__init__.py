@@ -169,7 +169,10 @@ class _Run:
     @property
     def attrs(self) -> dict[str, object]:
         """What the numbers were measured with."""
-        return self.policy.labels(self.settings.params).to_attrs() | self.settings.labels
+        labels = self.policy.labels(self.settings.params).to_attrs()
+        if "entanglement" in self.settings.measures:
+            labels |= {"loss": str(self.settings.to_key()["loss"]), **self.settings.hparams}
+        return labels
 
     def in_memory(self) -> pd.DataFrame:
         """Score everything and hold it."""

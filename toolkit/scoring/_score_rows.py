@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import torch
 
 from toolkit.entanglement import entanglement
 from toolkit.gradients import PairStats, pair_stats
 from toolkit.losses import loss_weights
 from toolkit.model import Params, Policy
 from toolkit.pairs import AUDIT_COLUMNS, EncodedPair, PairError, PairList, audit_pairs
-from toolkit.scoring._function_key import Unhashable, function_key
+from toolkit.scoring._score_key import function_name
 from toolkit.scoring._score_stream import Row
 from toolkit.similarity import similarity
 
@@ -103,38 +104,12 @@ class Settings:
         return pa.schema([(name, ARROW[kind]) for name, kind in self.dtypes.items()])
 
     def to_key(self) -> dict[str, object]:
-        """Return the settings that decide the numbers.
-
-        Raises:
-            ValueError: If the loss is a function that cannot be told from another one.
-        """
+        """Return the settings that decide the numbers."""
         key = {"measures": self.measures, "rows_per_part": self.rows_per_part}
-        key["params"] = _name(self.params)  # what a predicate picks is in the key by itself
+        key["params"] = function_name(self.params)
         if "entanglement" in self.measures:
-            key |= {"loss": self._loss_key(), "hparams": self.hparams}
+            key |= {"loss": function_name(self.loss), "hparams": self.hparams}
         return key
-
-    @property
-    def labels(self) -> dict[str, object]:
-        """What the numbers of the loss belong to, for a person."""
-        measured = "entanglement" in self.measures
-        return {"loss": _name(self.loss), **self.hparams} if measured else {}
-
-    def _loss_key(self) -> str:
-        if isinstance(self.loss, str):
-            return self.loss
-        try:
-            return function_key(self.loss)
-        except Unhashable as error:
-            raise ValueError(
-                f"loss: a run on disk must tell {_name(self.loss)!r} from any other function, but "
-                f"{error}; name it yourself with loss.version = '1', and another text whenever it "
-                "changes, or give out=None"
-            ) from None
-
-
-def _name(value: str | Callable) -> str:
-    return value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -158,8 +133,7 @@ def score_rows(policy: Policy, rows: Sequence[Row], settings: Settings) -> pa.Ta
     if {"stats", "entanglement"} & set(settings.measures) and encoded:
         columns.append(_gradients(policy, encoded, settings, errors))
     if "similarity" in settings.measures and encoded:
-        options = {"batch_size": settings.batch_size, "progress": False}
-        found = similarity(policy, list(encoded.values()), **options)
+        found = _similarity(policy, list(encoded.values()), settings.batch_size)
         columns.append(found.set_axis(list(encoded)))
     _refuse(rows, errors, settings)
     whole = pd.concat(columns, axis=1)
@@ -225,3 +199,14 @@ def _gradients(
 
 def _entangled(stats: PairStats, settings: Settings) -> pd.DataFrame:
     return entanglement(stats, settings.loss, **settings.hparams).to_frame()
+
+
+def _similarity(policy: Policy, pairs: list[EncodedPair], size: int | None) -> pd.DataFrame:
+    """Measure, with half the batch where it does not fit into memory."""
+    try:
+        return similarity(policy, pairs, batch_size=size, progress=False)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        full = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+        if not full or size == 1:
+            raise
+    return _similarity(policy, pairs, max((size or 8) // 2, 1))

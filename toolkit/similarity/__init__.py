@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import chain
 
 import pandas as pd
 import torch
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 from toolkit.model import Policy, as_list, batches
 from toolkit.model._forward import evaluation, sequences, token_texts
-from toolkit.model._memory import in_halves
+from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 from toolkit.similarity._packed import States, packed_length
 from toolkit.similarity._trunk import pair_states
@@ -48,7 +46,7 @@ def similarity(
         head_slack: Also compute the column ``head_slack``; it needs the probabilities of the whole
             vocabulary at every scored token.
         batch_size: Most pairs per forward pass; ``None``: as many of similar length as fill it. It
-            never changes a result beyond rounding. A batch that does not fit into memory is halved.
+            never changes a result beyond rounding.
         progress: Show a progress bar.
 
     Returns:
@@ -80,17 +78,13 @@ def similarity(
     from tqdm.auto import tqdm
 
     encoded = [policy.encode(p) for p in as_list(pairs)]
-    plain_head = head_slack and _plain_head(policy.model, encoded[0])
+    plain_head = _plain_head(policy, encoded[0]) if head_slack else None
     rows: list[dict] = [{}] * len(encoded)
     with tqdm(total=len(encoded), desc="similarity", unit="pair", disable=not progress) as bar:
         for batch in _buckets(encoded, batch_size, policy.device):
-            found = in_halves(partial(pair_states, policy.model), [encoded[i] for i in batch])
-            for i, states in zip(batch, chain(*found), strict=True):
-                rows[i] = _scores(encoded[i], states)
-                if head_slack:
-                    rows[i]["head_slack"] = (
-                        _head_slack(policy.model, encoded[i], states) if plain_head else math.nan
-                    )
+            found = _batch_scores(policy, [encoded[i] for i in batch], plain_head)
+            for i, scores in zip(batch, found, strict=True):
+                rows[i] = scores
             bar.update(len(batch))
     frame = pd.DataFrame(rows)
     frame.attrs.update(policy.labels("none").to_attrs())
@@ -99,6 +93,7 @@ def similarity(
     return frame
 
 
+@alone
 def ches_tokens(policy: Policy, pair: PreferencePair | EncodedPair) -> pd.DataFrame:
     """Return each scored token's share ``⟨h⁺ₖ, S⁻ − S⁺⟩`` of the pair's CHES.
 
@@ -164,6 +159,20 @@ def _buckets(
 def _token_budget(device: torch.device) -> int:
     on_cpu = device.type == "cpu"
     return _TOKENS_PER_THREAD * torch.get_num_threads() if on_cpu else _TOKENS_ELSEWHERE
+
+
+@alone
+def _batch_scores(
+    policy: Policy, pairs: Sequence[EncodedPair], plain_head: bool | None
+) -> list[dict[str, object]]:
+    """Return the scores of one batch; ``plain_head`` is ``None`` where no slack is wanted."""
+    found = []
+    for enc, states in zip(pairs, pair_states(policy.model, pairs), strict=True):
+        found.append(_scores(enc, states))
+        if plain_head is not None:
+            slack = _head_slack(policy.model, enc, states) if plain_head else math.nan
+            found[-1]["head_slack"] = slack
+    return found
 
 
 def _scores(enc: EncodedPair, states: States) -> dict[str, object]:
@@ -237,12 +246,14 @@ def _logits(head: nn.Module, inputs: Tensor, at: int) -> Tensor:
     ).double()
 
 
-def _plain_head(model: nn.Module, enc: EncodedPair) -> bool:
+@alone
+def _plain_head(policy: Policy, enc: EncodedPair) -> bool:
     """Whether the model's logits are its output embedding's matrix times the states.
 
     The states are made large for it: a soft cap leaves small logits nearly as they are.
     """
-    head, given = model.get_output_embeddings(), []
+    model, given = policy.model, []
+    head = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
     if weight is None or not weight.is_floating_point():
         return False

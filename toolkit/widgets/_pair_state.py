@@ -25,6 +25,7 @@ from toolkit.gradients import (
 )
 from toolkit.losses import LOSSES
 from toolkit.model import Params, Policy
+from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PairError, PreferencePair
 from toolkit.similarity import similarity
 
@@ -109,6 +110,7 @@ class Measurement:
         behind = sum(self._lengths[: self.done])
         return self.seconds / behind * sum(self._lengths[self.done :]) if behind else float("inf")
 
+    @alone
     def step(self, count: int) -> None:
         """Measure the next ``count`` pairs; interrupted, it leaves what was there."""
         start = time.perf_counter()
@@ -143,6 +145,7 @@ class Measurement:
         )
         return stats
 
+    @alone
     def results(self) -> tuple[PairStats, pd.DataFrame]:
         """Return the statistics and similarities of the pairs measured so far."""
         stats = concat_stats([part for part, _ in self._parts])
@@ -250,6 +253,7 @@ class PairState:
         # a fifth of one a token, the integral of the attributions about 20.
         return took / 2.6 * (len(contributions.tokens) / 5 if kind == "matrix" else 20)
 
+    @alone
     def _of_pair(self, kind: str, function: Callable, **options) -> tuple[Any, float]:
         """Return a result for the picked pair, and the seconds that it took when it was made."""
 

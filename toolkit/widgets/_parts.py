@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from toolkit.model import Policy
+from toolkit.model.turns import told_of_waiting
 from toolkit.pairs import PreferencePair
 from toolkit.widgets._canvas import live_canvas
 
@@ -44,6 +45,7 @@ FOLLOW = """function (settings) {
 }"""
 
 
+WAITING = "waiting: the model is measuring for another cell"
 REACH = 30  # pixels around a point of a map that count as pointing at it
 
 
@@ -55,16 +57,25 @@ class Events:
 
     _note: ipywidgets.HTML
     _quiet = False
+    _before_waiting = ""
 
     def _event(self, call: Callable, *args) -> None:
         """Run a callback, unless the change is the view's own; say what went wrong."""
         if self._quiet:
             return
         try:
-            call(*args)
+            with told_of_waiting(self.say_waiting):
+                call(*args)
         except Exception as error:
             self._note.value = f"<b>{escape(type(error).__name__)}</b>: {escape(str(error))}"
             raise
+
+    def say_waiting(self, waiting: bool) -> None:
+        """Say that a computation waits for its turn on the model, and then what was said before."""
+        if waiting:
+            self._before_waiting, self._note.value = self._note.value, WAITING
+        elif self._note.value == WAITING:
+            self._note.value = self._before_waiting
 
     @contextmanager
     def _silently(self):

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from toolkit import plots
 from toolkit.gradients import PairStats
 from toolkit.model import Params, Policy
+from toolkit.model.turns import told_of_waiting
 from toolkit.pairs import PreferencePair
 from toolkit.widgets import _pair_text as text
 from toolkit.widgets._pair_state import COLORS, Measurement, PairState, positive
@@ -258,7 +259,8 @@ class PairExplorer:
         try:
             while not m.finished and not self._stopped:
                 await asyncio.sleep(0.02)
-                m.step(self._turn())
+                with told_of_waiting(self._view.say_waiting):
+                    m.step(self._turn())
                 self._view.show_progress(True)
                 if time.monotonic() - shown > REFRESH:
                     self._take_in(running=True)
