@@ -32,7 +32,7 @@ def test_it_writes_what_the_function_returns(out, capsys):
     assert score(out, *words) == 0
     options = {"measures": ("entanglement", "similarity"), "loss": "simpo", "params": "head"}
     pairs = tk.load_pairs("refusals", limit=8)
-    expected = score_pairs(None, pairs, **options, progress=False, beta=2.0, gamma=0.5)
+    expected = score_pairs(tk.load_model(), pairs, **options, progress=False, beta=2.0, gamma=0.5)
     found = pd.read_parquet(out)
     pd.testing.assert_frame_equal(found, expected, check_dtype=False, check_exact=True)
     said = capsys.readouterr().out

@@ -228,7 +228,7 @@ def test_shipped_model_end_to_end():
         ({"groups": {"a": "yes"}}, r"groups\['a'\] must be a list of words, received 'yes'"),
         ({"groups": {"a": [1]}}, r"groups\['a'\] must be a list of words"),
         ({"groups": {"a": ["No"], "b": [" no"]}}, "groups has ' no' both in 'a' and in 'b'"),
-        ({"pair": "text"}, r"pairs\[0\] is str"),
+        ({"pair": "text"}, "pair must be one PreferencePair or EncodedPair, received str"),
         ({"pair": pair_of([1], [2, 3], [2, 3])}, "pair 'p' has no position with one context"),
     ],
 )

@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -124,9 +125,9 @@ def test_every_kind_of_source_gives_the_same_scores(policy, tmp_path):
         exactly(one, score_pairs(policy, source, **FAST))
 
 
-def test_one_pair_and_the_shipped_model_by_default(policy):
-    pair = pairs_of(1)[0]
-    exactly(score_pairs(None, pair, **FAST), score_pairs(policy, [pair], **FAST))
+def test_one_pair_and_a_model_by_its_folder(policy):
+    pair, folder = pairs_of(1)[0], Path(tk.__file__).parents[1] / "data" / "tiny_model"
+    exactly(score_pairs(folder, pair, **FAST), score_pairs(policy, [pair], **FAST))
 
 
 def test_rows_are_read_part_by_part(policy, out):

@@ -9,8 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from toolkit.checks import choice, whole
 from toolkit.model import Labels, Policy
 from toolkit.model._forward import Row, evaluation, sequences, token_texts
+from toolkit.model.inputs import encoded_pair
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PairError, PreferencePair
 
@@ -103,11 +105,9 @@ def prompt_attributions(
         ("target", target, TARGETS),
         ("baseline", baseline, BASELINES),
     ):
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r} is unknown; allowed: {', '.join(allowed)}")
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"steps must be a positive integer, received {steps!r}")
-    enc = policy.encode(pair)
+        choice(name, value, allowed)
+    whole("steps", steps)
+    enc = encoded_pair(policy, pair)
     prompt = _shared_prompt(enc)
     sides = ("chosen", "rejected") if target == "margin" else (target,)
     parts = {}

@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from toolkit.checks import positive
 from toolkit.gradients import PairStats
-from toolkit.losses import LossWeights, is_finite_number, loss_weights
+from toolkit.losses import LossWeights, loss_weights
 
 REGIMES = ("ideal", "both_down", "both_up", "reversed", "unchanged")
 # A change this small beside its own two terms is rounding, not a change.
@@ -216,10 +217,9 @@ def entanglement(
         >>> set(frame["regime"]) <= {"ideal", "both_down", "both_up"}
         True
     """
-    if not is_finite_number(lr) or lr <= 0:
-        raise ValueError(f"lr must be a positive number, received {lr!r}")
+    lr = positive("lr", lr)
     _check_products(stats)
-    return Entanglement(stats, loss_weights(loss, stats, **hparams), float(lr))
+    return Entanglement(stats, loss_weights(loss, stats, **hparams), lr)
 
 
 def suggest_lr(chosen_slack: ArrayLike, rejected_slack: ArrayLike) -> float:
@@ -254,6 +254,11 @@ def _within_reach(chosen_slack: np.ndarray, rejected_slack: np.ndarray) -> np.nd
 
 
 def _check_products(stats: PairStats) -> None:
+    if not isinstance(stats, PairStats):
+        raise ValueError(
+            f"stats must be PairStats, received {type(stats).__name__}: give what "
+            "tk.pair_stats(policy, pairs) returns"
+        )
     products = np.stack([stats.chosen_sq_norm, stats.rejected_sq_norm, stats.inner])
     bad = np.flatnonzero(~np.isfinite(products).all(0))
     if len(bad):

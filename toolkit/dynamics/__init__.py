@@ -10,13 +10,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from toolkit.checks import positive
 from toolkit.dynamics import _optimizers, _prediction, _step
 from toolkit.dynamics._mass_flow import displacement_verdict, mass_flow
 from toolkit.dynamics._single_token import SingleTokenTheory, single_token_theory
 from toolkit.dynamics._training import TrainingRun
 from toolkit.dynamics._trajectory import StepRecord, Trajectory
 from toolkit.gradients import Pairs
-from toolkit.model import Params, Policy, as_list
+from toolkit.losses import check_loss
+from toolkit.model import Params, Policy
+from toolkit.model.inputs import encoded_pairs
 from toolkit.model.turns import alone
 
 __all__ = [
@@ -100,10 +103,10 @@ def predict_step(
         >>> bool((frame["residual"].abs() < 0.1 * frame["actual_delta"].abs()).all())
         True
     """
-    _optimizers.check_lr(lr)
-    _step.check_clip(max_grad_norm)
-    encoded = [policy.encode(p) for p in as_list(pairs)]
-    watched = encoded if probes is None else [policy.encode(p) for p in as_list(probes)]
+    positive("max_grad_norm", max_grad_norm, optional=True)
+    check_loss(loss, hparams)
+    encoded = encoded_pairs(policy, pairs).pairs
+    watched = encoded if probes is None else encoded_pairs(policy, probes, name="probes").pairs
     recipe = _optimizers.Recipe(optimizer, lr, weight_decay, optimizer_options, state)
     selected = recipe.moved(policy.parameters_in(params))
     own = _step.token_logps(policy, encoded)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from toolkit.checks import mapping, positive, whole
 from toolkit.model import Policy
 from toolkit.model.turns import alone_in_process
 
@@ -16,7 +17,7 @@ def trained_policy(policy: Policy, in_place: bool, lora, seed: int) -> Policy:
     view = copy.copy(policy)
     if not in_place:
         view.model = copy.deepcopy(policy.model)
-    if lora is not None:
+    if mapping("lora", lora) is not None:
         if in_place or hasattr(policy.model, "disable_adapter"):
             raise ValueError("lora needs a model without adapter, and in_place=False")
         view.model = _with_lora(view.model, lora, seed)
@@ -38,7 +39,8 @@ def _with_lora(model, lora: Mapping[str, object], seed: int):
             f"lora has no option {sorted(unknown)[0]!r}; allowed: {', '.join(options)}"
         )
     options.update(lora)
-    alpha, place = options.pop("alpha"), "all-linear"
+    whole("lora r", options["r"])
+    alpha, place = positive("lora alpha", options.pop("alpha")), "all-linear"
     modules = options.pop("target_modules") or place
     with torch.random.fork_rng():
         torch.manual_seed(seed)

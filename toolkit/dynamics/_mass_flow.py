@@ -9,8 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from toolkit.model import Policy, as_list
+from toolkit.checks import shown, whole
+from toolkit.model import Policy
 from toolkit.model._forward import evaluation, response_logits
+from toolkit.model.inputs import check_policy, encoded_pair
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 
@@ -69,22 +71,18 @@ def mass_flow(
         >>> flow["role"].tolist(), flow["delta"].tolist()
         (['chosen', 'rejected'], [0.0, 0.0])
     """
-    _check_top_k(top_k)
+    whole("top_k", top_k, optional=True)
     word_groups = _words(groups)
     enc = _encoded(before, after, pair)
     wanted = _positions(enc, position)
     models, side = (before.model, after.model), (enc.chosen_ids, enc.chosen_mask)
     logps = [next_token_logps(model, *side)[wanted] for model in models]
-    if logps[0].shape != logps[1].shape:
-        raise ValueError(
-            f"after scores {logps[1].shape[1]} tokens but before scores {logps[0].shape[1]}"
-        )
     texts = legible_texts(before.tokenizer, range(logps[0].shape[1]))
     names = [group_of(text, word_groups) for text in texts]
     frames = []
     for at, old, new in zip(wanted, *logps, strict=True):
-        whole = _whole_vocabulary(before, enc, at, old, new, texts, names)
-        frames.append(whole if top_k is None else _largest(whole, top_k))
+        every = _whole_vocabulary(before, enc, at, old, new, texts, names)
+        frames.append(every if top_k is None else _largest(every, top_k))
     frame = pd.concat(frames, ignore_index=True)
     frame.insert(0, "pair_id", enc.id)
     frame.attrs.update(before.labels("none").to_attrs(), after=after.name)
@@ -122,11 +120,16 @@ def displacement_verdict(frame: pd.DataFrame, *, opposite: Iterable[str] = ()) -
         >>> tk.displacement_verdict(tk.mass_flow(policy, policy, pair))["verdict"].tolist()
         ['no drop']
     """
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(
+            f"frame must be a DataFrame, received {type(frame).__name__}: give one from "
+            "tk.mass_flow(before, after, pair)"
+        )
     missing = {"pair_id", "position", "role", "group", "delta"} - set(frame.columns)
     if missing:
         raise ValueError(f"frame has no column {sorted(missing)[0]!r}: give one from mass_flow")
-    if isinstance(opposite, str):
-        raise ValueError(f"opposite must be a list of group names, received {opposite!r}")
+    if isinstance(opposite, str) or not isinstance(opposite, Iterable):
+        raise ValueError(f"opposite must be a list of group names, received {shown(opposite)}")
     opposite, given = set(opposite), set(frame.attrs.get("groups", {}))
     rows = [
         {"pair_id": pair_id, "position": at, **_verdict(part, opposite, given)}
@@ -185,7 +188,7 @@ def group_of(text: str, word_groups: Mapping[str, str]) -> str:
 def _words(groups: Groups | None) -> dict[str, str]:
     """Each word of the user's groups, without case and outer white space, and its group."""
     if groups is not None and not isinstance(groups, Mapping):
-        raise ValueError(f"groups must map names to lists of words, received {groups!r}")
+        raise ValueError(f"groups must map names to lists of words, received {shown(groups)}")
     home: dict[str, str] = {}
     for name, words in (groups or {}).items():
         listed = isinstance(words, Iterable) and not isinstance(words, str)
@@ -198,15 +201,13 @@ def _words(groups: Groups | None) -> dict[str, str]:
     return home
 
 
-def _check_top_k(top_k) -> None:
-    whole = isinstance(top_k, int) and not isinstance(top_k, bool)
-    if top_k is not None and not (whole and top_k > 0):
-        raise ValueError(f"top_k must be None or a positive integer, received {top_k!r}")
-
-
 def _encoded(before: Policy, after: Policy, pair) -> EncodedPair:
-    pair = as_list([pair])[0]
-    enc, other = before.encode(pair), after.encode(pair)
+    check_policy(after, "after")
+    check_policy(before, "before")
+    sizes = [p.model.get_output_embeddings().weight.shape[0] for p in (before, after)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"after scores {sizes[1]} tokens but before scores {sizes[0]}")
+    enc, other = encoded_pair(before, pair), after.encode(pair)
     if not torch.equal(enc.chosen_ids, other.chosen_ids):
         raise ValueError("after splits the pair into other tokens than before; both must agree")
     return enc
@@ -238,8 +239,8 @@ def _positions(enc: EncodedPair, position) -> list[int]:
                 "position as a number or 'all'"
             )
         return [at]
-    whole = isinstance(position, int) and not isinstance(position, bool)
-    if not whole or not 0 <= position < enc.chosen_length:
+    number = isinstance(position, int) and not isinstance(position, bool)
+    if not number or not 0 <= position < enc.chosen_length:
         raise ValueError(
             f"position must be None, 'all' or a whole number from 0 to {enc.chosen_length - 1}, "
             f"received {position!r}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from toolkit.losses import is_finite_number
+from toolkit.checks import mapping, not_negative, positive, shown
 
 NAMES = ("sgd", "momentum", "rmsprop", "adam", "adamw", "sign", "adamp", "sgdp")
 
@@ -53,6 +53,11 @@ class Recipe:
     state: Mapping | None = None
 
     def __post_init__(self):
+        if self.lr is not None:
+            positive("lr", self.lr)
+        not_negative("weight_decay", self.weight_decay)
+        mapping("optimizer_options", self.options)
+        mapping("state", self.state)
         if self.live:
             given = {"weight_decay": self.weight_decay, "optimizer_options": self.options}
             given["state"] = self.state
@@ -90,9 +95,14 @@ class Recipe:
         """Return those of the selected parameters that the optimiser moves.
 
         Raises:
-            ValueError: If there are none.
+            ValueError: If there are none, or a given state does not fit them.
         """
         if not self.live:
+            if self.state is not None:  # a dry run: it shows before any gradient is taken
+                blank = {
+                    n: nn.Parameter(torch.empty_like(p, device="meta")) for n, p in selected.items()
+                }
+                self.over(selected, blank)
             return dict(selected)
         held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         found = {name: p for name, p in selected.items() if id(p) in held}
@@ -117,28 +127,21 @@ class Recipe:
         return made
 
     def _build(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-        name, decay = self.optimizer, self.weight_decay
+        name = self.optimizer
         if not isinstance(name, str) or name not in NAMES:
             raise ValueError(
-                f"optimizer={name!r} is unknown; allowed: {', '.join(NAMES)}, or a torch "
+                f"optimizer={shown(name)} is unknown; allowed: {', '.join(NAMES)}, or a torch "
                 "optimizer over the policy's parameters"
             )
         if self.lr is None:
             raise ValueError(f"lr must be given for optimizer={name!r}")
-        if not is_finite_number(decay) or decay < 0:
-            raise ValueError(f"weight_decay must be zero or positive, received {decay!r}")
         kind, options = _kind(name)
         options = {**options, **(self.options or {})}
         try:
-            return kind(params, lr=float(self.lr), weight_decay=float(decay), **options)
+            decay = float(self.weight_decay)
+            return kind(params, lr=float(self.lr), weight_decay=decay, **options)
         except (TypeError, ValueError) as error:
             raise ValueError(f"optimizer_options of {name}: {error}") from error
-
-
-def check_lr(lr) -> None:
-    """Refuse a learning rate that is no positive number."""
-    if lr is not None and (not is_finite_number(lr) or lr <= 0):
-        raise ValueError(f"lr must be a positive number, received {lr!r}")
 
 
 def _twin(optimizer, mapping: Mapping[int, nn.Parameter]) -> torch.optim.Optimizer:

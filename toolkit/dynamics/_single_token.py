@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from toolkit.dynamics._mass_flow import contrast, legible_texts, next_token_logps, project
-from toolkit.losses import LossWeights, loss_weights
-from toolkit.model import Labels, Policy, as_list, reference
+from toolkit.losses import LossWeights, check_loss, loss_weights
+from toolkit.model import Labels, Policy, reference
 from toolkit.model._forward import evaluation, response_logits
+from toolkit.model.inputs import encoded_pair
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 
@@ -135,7 +136,8 @@ def single_token_theory(
         >>> theory.head_part > 0
         True
     """
-    enc = policy.encode(as_list([pair])[0])
+    enc = encoded_pair(policy, pair)
+    check_loss(loss, hparams)
     _check_single(enc)
     chosen, rejected = (
         int(ids[mask][0])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from toolkit.gradients import _autograd
 from toolkit.gradients._batching import longest
 from toolkit.gradients._passes import Parameters, only
-from toolkit.losses import LossWeights, is_finite_number, loss_weights
+from toolkit.losses import LossWeights, loss_weights
 from toolkit.model import Params, Policy, reference, reference_logps
 from toolkit.model._forward import (
     Row,
@@ -139,14 +139,6 @@ def labels_of(policy: Policy, params: Params, frozen: str) -> dict[str, object]:
     if labels.ref == "same weights":
         labels = replace(labels, ref=frozen)
     return labels.to_attrs()
-
-
-def check_clip(max_grad_norm) -> None:
-    """Refuse a clipping norm that is no positive number."""
-    if max_grad_norm is not None and (not is_finite_number(max_grad_norm) or max_grad_norm <= 0):
-        raise ValueError(
-            f"max_grad_norm must be None or a positive number, received {max_grad_norm!r}"
-        )
 
 
 def parts_of(policy: Policy, batch: Sequence[EncodedPair]) -> list[list[int]]:

@@ -13,12 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from toolkit.checks import check_seed, flag, positive, whole
 from toolkit.dynamics import _optimizers, _step
 from toolkit.dynamics._lora import trained_policy
 from toolkit.dynamics._trajectory import StepRecord, Trajectory
 from toolkit.dynamics._watch import Watch
 from toolkit.gradients import Pairs
-from toolkit.model import Params, Policy, as_list, batches
+from toolkit.losses import check_loss
+from toolkit.model import Params, Policy, batches
+from toolkit.model.inputs import encoded_pairs
 from toolkit.model.turns import alone
 
 WATCHED = 8  # probes, where none are given
@@ -97,24 +100,27 @@ class TrainingRun:
         predict: bool = True,
         **hparams: float,
     ):
-        _optimizers.check_lr(lr)
-        _step.check_clip(max_grad_norm)
-        _check_whole("steps", steps)
-        if checkpoint_every is not None:
-            _check_whole("checkpoint_every", checkpoint_every)
+        whole("steps", steps)
+        check_seed(seed)
+        whole("checkpoint_every", checkpoint_every, optional=True)
+        positive("max_grad_norm", max_grad_norm, optional=True)
+        flag("in_place", in_place)
+        flag("predict", predict)
+        check_loss(loss, hparams)
         recipe = _optimizers.Recipe(optimizer, lr, weight_decay, optimizer_options)
         self.steps, self.loss, self.hparams, self.predict = steps, loss, hparams, predict
         self.max_grad_norm, self.checkpoint_every = max_grad_norm, checkpoint_every
         self.stopped = False
-        self._pairs = [policy.encode(p) for p in as_list(pairs)]
+        self._pairs = encoded_pairs(policy, pairs).pairs
         self._probes = self._pairs[:WATCHED]
         if probes is not None:
-            self._probes = [policy.encode(p) for p in as_list(probes)]
+            self._probes = encoded_pairs(policy, probes, name="probes").pairs
         self._schedule = _schedule(len(self._pairs), batch_size, steps, seed)
-        self._watch = Watch(policy, self._probes)
-        self._ref = self._references(policy)
         self.policy = trained_policy(policy, in_place, lora, seed)
         self._bind(policy, recipe, params, in_place, lora)
+        # All arguments are checked: from here on the model runs.
+        self._watch = Watch(policy, self._probes)
+        self._ref = self._references(policy)
         self.settings = {
             **_step.labels_of(self.policy, params, "weights at the start"),
             **recipe.to_attrs(),
@@ -293,11 +299,6 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
         if held and callable(previous):
             previous(*held[0])
-
-
-def _check_whole(name: str, value) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive whole number, received {value!r}")
 
 
 def _on_cpu(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toolkit.checks import check_seed, shown, whole
 from toolkit.gradients import _autograd, _passes, _response_gram, _tangents, _token_gram
 from toolkit.gradients._batching import fitting, longest
 from toolkit.gradients._gradient_results import (
@@ -19,8 +20,9 @@ from toolkit.gradients._gradient_results import (
     concat_stats,
 )
 from toolkit.gradients._metric import Metric
-from toolkit.model import Labels, Params, Policy, as_list, batches, reference_logps
+from toolkit.model import Labels, Params, Policy, batches, reference_logps
 from toolkit.model._forward import evaluation, scored_logps, sequences, token_texts
+from toolkit.model.inputs import encoded_pair, encoded_pairs
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 
@@ -68,7 +70,7 @@ def pair_stats(
         >>> stats.to_frame()[["id", "cosine"]].shape
         (2, 2)
     """
-    encoded = [policy.encode(p) for p in as_list(pairs)]
+    encoded = encoded_pairs(policy, pairs).pairs
     order = sorted(range(len(encoded)), key=lambda i: longest(encoded[i]))
     options = {
         "params": params,
@@ -97,7 +99,7 @@ def iter_pair_stats(
     """
     from tqdm.auto import tqdm
 
-    encoded = [policy.encode(p) for p in as_list(pairs)]
+    encoded = encoded_pairs(policy, pairs).pairs
     task = _Task(policy, params, metric)
     bar = tqdm(total=len(encoded), desc="pair gradients", unit="pair", disable=not progress)
     with bar:
@@ -140,7 +142,7 @@ def token_contributions(
         >>> tokens.to_frame().columns[0]
         'pair_id'
     """
-    enc, task = policy.encode(pair), _Task(policy, params, metric)
+    enc, task = encoded_pair(policy, pair), _Task(policy, params, metric)
     rows = sequences([enc])
     if task.plan.remainder:
         found = _autograd.token_products(policy.model, task.selected, rows, metric=task.weights)
@@ -184,7 +186,7 @@ def token_matrix(
     """
     from tqdm.auto import tqdm
 
-    enc, task = policy.encode(pair), _Task(policy, params, metric)
+    enc, task = encoded_pair(policy, pair), _Task(policy, params, metric)
     rows = sequences([enc])
     if task.plan.remainder:
         _, gram = _autograd.token_gram(policy.model, task.selected, rows, metric=task.weights)
@@ -242,10 +244,11 @@ def gram(
     """
     from tqdm.auto import tqdm
 
-    for name, value in (("memory", memory), ("projection", projection)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be a positive whole number, received {value!r}")
-    encoded, task = [policy.encode(p) for p in as_list(pairs)], _Task(policy, params, metric)
+    whole("memory", memory, unit="number of bytes")
+    check_seed(seed)
+    if projection is not None:
+        whole("projection", projection)
+    encoded, task = encoded_pairs(policy, pairs).pairs, _Task(policy, params, metric)
     selected = task.selected
     groups = _response_gram.slices_for(selected, 2 * len(encoded), memory)
     rows = [sequences(batch) for batch in batches(encoded, batch_size)]
@@ -269,6 +272,11 @@ class _Task:
 
     @alone
     def __init__(self, policy: Policy, params: Params, metric: Metric | None):
+        if metric is not None and not isinstance(metric, Metric):
+            raise ValueError(
+                f"metric must be None or a Metric, received {shown(metric)}: use "
+                "tk.Metric.from_optimizer(optimizer, policy.model)"
+            )
         self.policy, self.selected = policy, policy.parameters_in(params)
         self.weights, self.labels = None, policy.labels(params)
         if metric is None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from toolkit.checks import whole
 from toolkit.model import batches
 from toolkit.pairs import EncodedPair
 
@@ -39,8 +40,8 @@ def fitting(
     Raises:
         ValueError: If ``size`` or ``memory`` is not a positive integer.
     """
-    if memory is not None and (not isinstance(memory, int) or memory < 1):
-        raise ValueError(f"memory must be a positive number of bytes, received {memory!r}")
+    if memory is not None:
+        whole("memory", memory, unit="number of bytes")
     if size is not None or not position_bytes:
         yield from batches(pairs, size)
         return

@@ -6,6 +6,7 @@ import inspect
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from toolkit.checks import finite, shown
 from toolkit.losses._loss_row import FIELDS, Loss
 from toolkit.losses._margin_losses import BATCH_LOSSES, LOSSES
 
@@ -21,7 +23,7 @@ __all__ = [
     "LOSSES",
     "Loss",
     "LossWeights",
-    "is_finite_number",
+    "check_loss",
     "loss_table",
     "loss_weights",
 ]
@@ -127,19 +129,57 @@ def loss_weights(
         0.05
     """
     key, function, hparams = _resolve(loss, hparams)
-    leaves = {name: torch.tensor(np.asarray(getattr(stats, name)).astype(float)) for name in FIELDS}
-    for name in ("chosen_logps", "rejected_logps"):
-        leaves[name].requires_grad_()
-    wanted = {n: leaves[n] for n in inspect.signature(function).parameters if n in FIELDS}
+    leaves = _leaves(stats)
     with torch.enable_grad():
-        losses = function(**wanted, **hparams)
-        _check_values(key, losses, len(leaves["chosen_logps"]))
+        losses = _losses(key, function, leaves, hparams)
+        _check_finite(key, "value", losses)
         on = [leaves["chosen_logps"], leaves["rejected_logps"]]
         grads = torch.autograd.grad(losses.sum(), on, allow_unused=True, materialize_grads=True)
     _check_finite(key, "gradient", *grads)
     ids = list(getattr(stats, "ids", []))
     d_chosen, d_rejected = -grads[0].numpy(), grads[1].numpy()
     return LossWeights(key, hparams, losses.detach().numpy(), d_chosen, d_rejected, ids)
+
+
+def check_loss(loss: str | Callable[..., Tensor], hparams: Mapping[str, float]) -> dict[str, float]:
+    """Check a loss before any log-probability is known; return its hyper-parameters, all of them.
+
+    A user's function is tried on two made-up pairs. Whether its values are finite shows only on
+    real ones.
+
+    Raises:
+        ValueError: As :func:`loss_weights` does.
+    """
+    key, function, merged = _resolve(loss, hparams)
+    if callable(loss):
+        with torch.enable_grad():
+            _losses(key, function, _leaves(_MADE_UP), merged)
+    return merged
+
+
+_MADE_UP = SimpleNamespace(**{name: np.array([-2.0, -1.0]) for name in FIELDS[:4]},
+                           **{name: np.array([1.0, 2.0]) for name in FIELDS[4:]})  # fmt: skip
+
+
+def _leaves(stats: HasLogps) -> dict[str, Tensor]:
+    """Return the fields as float64 tensors, those of the policy with a gradient."""
+    missing = [name for name in FIELDS if not hasattr(stats, name)]
+    if missing:
+        raise ValueError(
+            f"stats has no {missing[0]}, received {type(stats).__name__}: give what "
+            "tk.pair_stats(policy, pairs) returns"
+        )
+    leaves = {name: torch.tensor(np.asarray(getattr(stats, name)).astype(float)) for name in FIELDS}
+    for name in ("chosen_logps", "rejected_logps"):
+        leaves[name].requires_grad_()
+    return leaves
+
+
+def _losses(key: str, function: Callable, leaves: Mapping[str, Tensor], hparams) -> Tensor:
+    wanted = {n: leaves[n] for n in inspect.signature(function).parameters if n in FIELDS}
+    losses = function(**wanted, **hparams)
+    _check_values(key, losses, len(leaves["chosen_logps"]))
+    return losses
 
 
 def _resolve(loss, hparams) -> tuple[str, Callable[..., Tensor], dict[str, float]]:
@@ -159,8 +199,7 @@ def _resolve(loss, hparams) -> tuple[str, Callable[..., Tensor], dict[str, float
             raise ValueError(
                 f"{key} has no hyper-parameter {name!r}; allowed: {', '.join(allowed) or 'none'}"
             )
-        if not is_finite_number(value):
-            raise ValueError(f"{name} must be a finite number, received {value!r}")
+        finite(name, value)
         if name in limits and value not in limits[name]:
             raise ValueError(f"{name} of {key} must lie in {limits[name]}, received {value!r}")
     for name, required in allowed.items():
@@ -176,7 +215,7 @@ def _why_unknown(loss) -> str:
     if ours:
         named = " or ".join(f"{row.key!r} ({row.trl_trainer})" for row in ours)
         return f"loss={loss!r} is TRL's word; here it is {named}"
-    return f"loss={loss!r} is unknown; allowed: {', '.join(LOSSES)}, or a function"
+    return f"loss={shown(loss)} is unknown; allowed: {', '.join(LOSSES)}, or a function"
 
 
 def _options_of(function) -> tuple[dict[str, bool], dict[str, float]]:
@@ -193,7 +232,6 @@ def _check_values(key: str, losses, count: int) -> None:
         raise ValueError(f"loss {key} must return one value a pair, shape ({count},); got {got}")
     if not losses.requires_grad:
         raise ValueError(f"loss {key} does not depend on chosen_logps or rejected_logps")
-    _check_finite(key, "value", losses)
 
 
 def _check_finite(key: str, what: str, *columns: Tensor) -> None:
@@ -201,10 +239,3 @@ def _check_finite(key: str, what: str, *columns: Tensor) -> None:
         if not torch.isfinite(values).all():
             bad = int((~torch.isfinite(values)).nonzero()[0])
             raise ValueError(f"loss {key} has the {what} {values[bad].item()} at pair {bad}")
-
-
-def is_finite_number(value: object) -> bool:
-    """Return whether a value is one real number: no bool, NaN, infinity, text or array."""
-    return (
-        isinstance(value, numbers.Real) and not isinstance(value, bool) and bool(np.isfinite(value))
-    )

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from toolkit.checks import flag, shown, whole
 from toolkit.model._checkpoints import (
     load_causal_lm,
     load_tokenizer,
@@ -24,6 +25,7 @@ from toolkit.model._checkpoints import (
     with_adapter,
 )
 from toolkit.model._forward import Row, evaluation, scored_logps, sequences, token_texts
+from toolkit.model.inputs import encoded_pairs
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PairError, PreferencePair, encode
 
@@ -203,11 +205,13 @@ class Policy:
                 expression searched in names, or a predicate ``(name, parameter) -> bool``.
 
         Raises:
-            ValueError: If nothing matches, the expression is malformed, or a matched parameter
-                is not floating point (quantised weights have no gradient).
+            ValueError: If nothing matches, the expression is malformed, the predicate fails or
+                answers with something else than True or False, or a matched parameter is not
+                floating point (quantised weights have no gradient).
         """
         named = dict(self.model.named_parameters())
-        chosen = {n: p for n, p in named.items() if self._predicate(params)(n, p)}
+        predicate = self._predicate(params)
+        chosen = {n: p for n, p in named.items() if predicate(n, p)}
         if not chosen:
             some = ", ".join(list(named)[:3])
             raise ValueError(
@@ -221,9 +225,9 @@ class Policy:
 
     def _predicate(self, params: Params) -> Callable[[str, nn.Parameter], bool]:
         if callable(params):
-            return params
+            return lambda name, p: _answer(params, name, p)
         if not isinstance(params, str):
-            raise ValueError(f"params must be a string or a predicate, received {params!r}")
+            raise ValueError(f"params must be a string or a predicate, received {shown(params)}")
         if params == "all":
             return lambda name, p: p.requires_grad
         if params == "head":
@@ -314,7 +318,7 @@ def per_token_logps(
         >>> logps[0].chosen.shape
         torch.Size([2])
     """
-    encoded = [policy.encode(p) for p in as_list(pairs)]
+    encoded = encoded_pairs(policy, pairs).pairs
     results = []
     for batch in batches(encoded, batch_size):
         rows = sequences(batch)
@@ -366,24 +370,6 @@ def _adapter_off(model) -> Iterator[None]:
             p.requires_grad_(flag)
 
 
-def as_list(pairs) -> list:
-    """Return the pairs as a list; a single pair becomes a list of one.
-
-    Raises:
-        ValueError: If there is nothing in it, or something that is no pair.
-    """
-    items = [pairs] if isinstance(pairs, (PreferencePair, EncodedPair)) else list(pairs)
-    if not items:
-        raise ValueError("pairs is empty: give at least one PreferencePair")
-    for i, item in enumerate(items):
-        if not isinstance(item, (PreferencePair, EncodedPair)):
-            raise ValueError(
-                f"pairs[{i}] is {type(item).__name__}; allowed: PreferencePair, EncodedPair "
-                "(load rows with toolkit.load_pairs)"
-            )
-    return items
-
-
 def batches(items: Sequence, size: int | None) -> Iterator[Sequence]:
     """Yield consecutive slices of ``size`` items (default 8).
 
@@ -391,8 +377,7 @@ def batches(items: Sequence, size: int | None) -> Iterator[Sequence]:
         ValueError: If ``size`` is not a positive integer.
     """
     size = 8 if size is None else size
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"batch_size must be a positive integer, received {size!r}")
+    whole("batch_size", size)
     for i in range(0, len(items), size):
         yield items[i : i + size]
 
@@ -434,11 +419,28 @@ def _sees_the_future(config) -> bool:
 
 
 def _check_options(append_eos, max_length) -> None:
-    if not isinstance(append_eos, bool):
-        raise ValueError(f"append_eos must be True or False, received {append_eos!r}")
-    whole = isinstance(max_length, int) and not isinstance(max_length, bool)
-    if max_length is not None and not (whole and max_length > 0):
-        raise ValueError(f"max_length must be None or a positive integer, received {max_length!r}")
+    flag("append_eos", append_eos)
+    whole("max_length", max_length, optional=True)
+
+
+def _answer(predicate: Callable, name: str, p: nn.Parameter) -> bool:
+    """Ask a user's predicate about one parameter.
+
+    Raises:
+        ValueError: If it fails, or its answer is neither True nor False.
+    """
+    known = getattr(predicate, "__name__", type(predicate).__name__)
+    called = f"params: {known}({name!r}, parameter)"
+    try:
+        found = predicate(name, p)
+    except Exception as error:  # it is the caller's code and can fail in any way
+        raise ValueError(
+            f"{called} failed with {type(error).__name__}: {error}; a predicate takes the name "
+            "and the parameter and returns True or False"
+        ) from error
+    if not isinstance(found, bool):
+        raise ValueError(f"{called} must return True or False, received {shown(found)}")
+    return found
 
 
 def _unusable(ids: Tensor, mask: Tensor, limit: int | None, vocabulary: int) -> str | None:

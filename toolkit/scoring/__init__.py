@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from toolkit.model import Params, Policy, load_model
+from toolkit.model.inputs import check_policy
 from toolkit.scoring import _score_engines
 from toolkit.scoring._export import export_pairs
 from toolkit.scoring._score_key import run_key
@@ -37,11 +39,12 @@ __all__ = [
     "score_pairs",
 ]
 
+LOOKED_AT = 64  # rows of which at least one must be a pair
 ENGINES = ("local", "ray")
 
 
 def score_pairs(
-    policy: Policy | str | os.PathLike | None,
+    policy: Policy | str | os.PathLike,
     pairs: Any,
     *,
     measures: Sequence[str] = ("similarity", "stats", "audit"),
@@ -64,7 +67,7 @@ def score_pairs(
     rows share a batch depends on their place alone, so that a resumed run gives the same bits.
 
     Args:
-        policy: The model, or what ``load_model`` takes; ``None`` is the shipped model.
+        policy: The model, or its name or folder.
         pairs: Whatever ``load_pairs`` reads, pairs, a ``PairStream``, or an iterable of pairs or
             rows. Files are streamed: neither they nor the pairs are held whole (.json is).
         measures: Any of "audit", "similarity", "stats" and "entanglement" (which holds "stats").
@@ -98,7 +101,8 @@ def score_pairs(
     Example:
         >>> import toolkit as tk
         >>> pairs = tk.load_pairs("long_suffix", limit=4)
-        >>> scores = score_pairs(None, pairs, measures=["similarity"], progress=False)
+        >>> policy = tk.load_model()
+        >>> scores = tk.score_pairs(policy, pairs, measures=["similarity"], progress=False)
         >>> scores.columns[:4].tolist(), len(scores)
         (['row', 'id', 'error', 'ches'], 4)
     """
@@ -108,15 +112,31 @@ def score_pairs(
     if not isinstance(resume, bool):
         raise ValueError(f"resume must be True or False, received {resume!r}")
     stream = pairs if isinstance(pairs, PairStream) else PairStream(pairs)
+    _check_rows(stream)
     store = None if out is None else Store(out)
-    if not isinstance(policy, Policy):
-        policy = load_model(policy)
+    named = isinstance(policy, str | os.PathLike)
+    policy = load_model(policy) if named else check_policy(policy)
     policy.parameters_in(params)
     by = _score_engines.local
     if engine == "ray":
         by = functools.partial(_score_engines.ray, address=ray_address)
     run = _Run(policy, stream, settings, by, progress)
     return run.in_memory() if store is None else run.to_disk(store, resume)
+
+
+def _check_rows(stream: PairStream) -> None:
+    """Refuse a source without a single pair among its first rows: its columns are others.
+
+    An iterator gives its rows once, so that nothing can be looked at beforehand.
+    """
+    if isinstance(stream.source, Iterator):
+        return
+    looked = list(itertools.islice(stream, LOOKED_AT))
+    if looked and all(isinstance(row.item, str) for row in looked):
+        raise ValueError(
+            f"pairs: none of the first {len(looked)} rows is a preference pair; "
+            f"row {looked[0].row}: {looked[0].item}"
+        )
 
 
 def read_scores(out: str | os.PathLike, *, columns: Sequence[str] | None = None) -> pd.DataFrame:

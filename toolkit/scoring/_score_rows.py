@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ import torch
 
 from toolkit.entanglement import entanglement
 from toolkit.gradients import PairStats, pair_stats
-from toolkit.losses import loss_weights
+from toolkit.losses import check_loss
 from toolkit.model import Params, Policy
 from toolkit.pairs import AUDIT_COLUMNS, EncodedPair, PairError, PairList, audit_pairs
 from toolkit.scoring._score_key import function_name
@@ -88,9 +87,8 @@ class Settings:
                 name = next(iter(self.hparams))
                 raise ValueError(f"{name}: hyper-parameters need 'entanglement' among the measures")
             return
-        one = {name: np.full(1, -1.0) for name in LOGPS} | {name: np.ones(1) for name in LENGTHS}
-        weights = loss_weights(self.loss, SimpleNamespace(**one), **self.hparams)
-        object.__setattr__(self, "hparams", weights.hparams)  # with the loss's own defaults
+        # With the loss's own defaults.
+        object.__setattr__(self, "hparams", check_loss(self.loss, self.hparams))
 
     @property
     def dtypes(self) -> dict[str, str]:

@@ -9,8 +9,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from toolkit.model import Policy, as_list, batches
+from toolkit.checks import flag, whole
+from toolkit.model import Policy, batches
 from toolkit.model._forward import evaluation, sequences, token_texts
+from toolkit.model.inputs import encoded_pair, encoded_pairs
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 from toolkit.similarity._packed import States, packed_length
@@ -77,7 +79,10 @@ def similarity(
     """
     from tqdm.auto import tqdm
 
-    encoded = [policy.encode(p) for p in as_list(pairs)]
+    flag("head_slack", head_slack)
+    if batch_size is not None:
+        whole("batch_size", batch_size)
+    encoded = encoded_pairs(policy, pairs).pairs
     plain_head = _plain_head(policy, encoded[0]) if head_slack else None
     rows: list[dict] = [{}] * len(encoded)
     with tqdm(total=len(encoded), desc="similarity", unit="pair", disable=not progress) as bar:
@@ -121,7 +126,7 @@ def ches_tokens(policy: Policy, pair: PreferencePair | EncodedPair) -> pd.DataFr
         >>> tk.ches_tokens(tk.load_model(), pair).columns[0]
         'pair_id'
     """
-    enc = policy.encode(pair)
+    enc = encoded_pair(policy, pair)
     rows, (states,) = sequences([enc]), pair_states(policy.model, [enc])
     chosen, rejected = _predicting(enc, states)
     total, apart = chosen.sum(0), rejected.sum(0) - chosen.sum(0)

@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from toolkit.checks import finite, is_finite_number, positive
 from toolkit.entanglement import entanglement
 from toolkit.gradients import PairStats
-from toolkit.losses import FIELDS, LOSSES, is_finite_number, loss_weights
+from toolkit.losses import FIELDS, LOSSES, check_loss
 from toolkit.pairs import PreferencePair
-from toolkit.widgets._pair_state import Cache, Measurement, positive
+from toolkit.widgets._pair_state import Cache, Measurement
 from toolkit.widgets._parts import signed
 
 SIGNS = {
@@ -83,7 +84,7 @@ class LossState:
         self._stats, self._rows = Cache(), Cache(4096)
         for name in (n for n, loss in self.losses.items() if isinstance(loss, str)):
             if name not in LOSSES:
-                loss_weights(name, self.measured())  # says why it is none
+                check_loss(name, {})  # says why it is none
         self.loss = ""
 
     def begin(self, hparams: Mapping[str, float]) -> None:
@@ -164,14 +165,14 @@ class LossState:
             if name == "lr":
                 others[name] = positive(name, value)
             elif name in SHIFTS:
-                others[name] = _number(name, 0.0 if value is None else value)
+                others[name] = finite(name, 0.0 if value is None else value)
             elif not self.reach(name):
                 allowed = ", ".join([*self.hparams(), "lr", *SHIFTS])
                 raise ValueError(f"{name} is no setting of these losses; allowed: {allowed}")
             elif value is None:
                 hparams.pop(name, None)
             else:
-                hparams[name] = _number(name, value)
+                hparams[name] = finite(name, value)
         self._change(
             settings=replace(self.settings, hparams=hparams, **others),
             needed=[self.reach(name) for name in values if self.reach(name)],
@@ -188,22 +189,35 @@ class LossState:
             needed: Groups of losses of which at least one must remain.
             **attributes: New values.
         """
-        before = dict(self.__dict__)
+        before, groups = dict(self.__dict__), [list(self.losses), *needed]
         try:
             self.__dict__.update(attributes)
+            _require(groups, self._refused())  # before anything is measured
             self._update()
-            for names in [list(self.losses), *needed]:
-                if set(names) <= self.left_out.keys():
-                    raise ValueError(self.left_out[names[0]])
+            _require(groups, self.left_out)
         except BaseException:
             self.__dict__.update(before)
             raise
+
+    def _own(self, name: str) -> dict[str, float]:
+        """The hyper-parameters that were set, as far as this loss has them."""
+        return {n: v for n, v in self.settings.hparams.items() if n in self.defaults[name]}
+
+    def _refused(self) -> dict[str, str]:
+        """The losses that refuse these settings whatever is measured, and why."""
+        refused = {}
+        for name, loss in self.losses.items():
+            try:
+                check_loss(loss, self._own(name))
+            except ValueError as error:
+                refused[name] = str(error)
+        return refused
 
     def _update(self) -> None:
         """Rebuild ``frame``, one row a loss, and ``left_out``, the reasons of all others."""
         stats, rows, left_out = self.assumed(), [], {}
         for name, loss in self.losses.items():
-            own = {n: v for n, v in self.settings.hparams.items() if n in self.defaults[name]}
+            own = self._own(name)
             key = self.index, name, self.settings.lr, self.shown_shifts(), tuple(own.items())
             row = self._rows.get(key, partial(self._row, name, loss, own, stats))
             if isinstance(row, str):
@@ -244,6 +258,13 @@ class LossState:
         return row
 
 
+def _require(groups: Sequence[list[str]], left_out: Mapping[str, str]) -> None:
+    """Refuse settings that leave no loss of a group; the reason is that of its first one."""
+    for names in groups:
+        if set(names) <= left_out.keys():
+            raise ValueError(left_out[names[0]])
+
+
 def _named(losses: Sequence[str | Callable] | None) -> dict[str, str | Callable]:
     """The losses by name; a function goes by its own."""
     if losses is None:
@@ -270,12 +291,6 @@ def _defaults(loss: str | Callable) -> dict[str, float | None]:
     every = inspect.signature(loss).parameters.values()
     own = [p for p in every if p.name not in FIELDS and p.kind is not p.VAR_KEYWORD]
     return {p.name: p.default if is_finite_number(p.default) else None for p in own}
-
-
-def _number(name: str, value) -> float:
-    if not is_finite_number(value):
-        raise ValueError(f"{name} must be a finite number, received {value!r}")
-    return float(value)
 
 
 def _note(chosen: float, rejected: float) -> str:

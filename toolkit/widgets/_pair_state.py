@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from toolkit.attribution import PromptAttributions, prompt_attributions
+from toolkit.checks import positive, shown
 from toolkit.entanglement import entanglement
 from toolkit.gradients import (
     PairStats,
@@ -23,10 +22,11 @@ from toolkit.gradients import (
     token_contributions,
     token_matrix,
 )
-from toolkit.losses import LOSSES
+from toolkit.losses import LOSSES, check_loss
 from toolkit.model import Params, Policy
+from toolkit.model.inputs import encoded_pairs
 from toolkit.model.turns import alone
-from toolkit.pairs import EncodedPair, PairError, PreferencePair
+from toolkit.pairs import PreferencePair
 from toolkit.similarity import similarity
 
 COLORS = {
@@ -62,17 +62,9 @@ class Measurement:
         scores: pd.DataFrame | None = None,
     ):
         self.policy, self.params = policy, params
-        self.pairs: list[PreferencePair] = []
-        self.encoded: list[EncodedPair] = []
-        self.skipped: list[PairError] = []
-        for pair in tqdm(pairs, desc="tokens", unit="pair", delay=1, leave=False):
-            try:
-                self.encoded.append(policy.encode(pair))
-                self.pairs.append(pair)
-            except PairError as error:
-                self.skipped.append(error)
-        if not self.pairs:
-            raise ValueError(f"pairs: none can be scored; the first one: {self.skipped[0]}")
+        found = encoded_pairs(policy, pairs, "skip", text=True, progress=True)
+        self.pairs, self.encoded, self.skipped = found
+        policy.parameters_in(params)
         self.ids = [pair.id for pair in self.pairs]
         repeated = [i for i, count in Counter(self.ids).items() if count > 1]
         if repeated:
@@ -87,6 +79,10 @@ class Measurement:
             self._given_stats = stats.take(self._order("stats", stats.ids))
             _same_labels(stats, policy, params)
         if scores is not None:
+            if not isinstance(scores, pd.DataFrame) or "id" not in scores:
+                raise ValueError(
+                    f"similarity must be the frame of tk.similarity, received {shown(scores)}"
+                )
             self._given_scores = scores.iloc[self._order("similarity", scores["id"].tolist())]
         if stats is not None and scores is not None:
             self.step(len(self.pairs))
@@ -197,7 +193,7 @@ class PairState:
         self.measurement, self.loss, self.hparams = measurement, loss, hparams
         self.policy, self.params = measurement.policy, measurement.params
         self.has_beta = _takes_beta(loss)
-        self.beta, self.lr = positive("beta", beta), positive("lr", lr)
+        self.beta, self.lr = float(beta), float(lr)
         self.color, self.index = "predicted_delta", 0
         self._cache = Cache()
         self.update()
@@ -265,22 +261,21 @@ class PairState:
         return self._cache.get((kind, self.index), compute)
 
 
-def positive(name: str, value: float) -> float:
-    """Return ``value`` as a float.
+def check_step(loss: str | Callable, beta: float, lr: float, hparams: dict[str, float]) -> None:
+    """Check the settings of a predicted step before anything is measured for it.
 
     Raises:
-        ValueError: If it is not a positive, finite number.
+        ValueError: If the loss or a hyper-parameter is unknown, or a value is out of range.
     """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{name} must be a positive number, received {value!r}")
-    return float(value)
+    positive("beta", beta)
+    positive("lr", lr)
+    check_loss(loss, {**hparams, **({"beta": beta} if _takes_beta(loss) else {})})
 
 
 def _takes_beta(loss: str | Callable) -> bool:
     if callable(loss):
         return "beta" in inspect.signature(loss).parameters
-    return loss in LOSSES and "beta" in LOSSES[loss].defaults
+    return isinstance(loss, str) and loss in LOSSES and "beta" in LOSSES[loss].defaults
 
 
 class Cache:

@@ -19,9 +19,7 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from toolkit.model import Policy
 from toolkit.model.turns import told_of_waiting
-from toolkit.pairs import PreferencePair
 from toolkit.widgets._canvas import live_canvas
 
 # A table that gets new numbers is built anew in the browser: DataTables hands its state (sorting,
@@ -276,23 +274,3 @@ def verb(change: float, loud: bool = False) -> str:
 def by_nats(change: float) -> str:
     """Return the words that go after the verb and its object."""
     return f" by {short(abs(change))} nats" if change else " where it is"
-
-
-def check_input(policy, pairs) -> None:
-    """Check that these are a policy and pairs, and say what is allowed."""
-    if not isinstance(policy, Policy):
-        raise ValueError(
-            f"policy must be a toolkit Policy, received {type(policy).__name__}: use "
-            "tk.load_model(...) or tk.Policy(model, tokenizer)"
-        )
-    if isinstance(pairs, (str, PreferencePair)) or not isinstance(pairs, Sequence) or not pairs:
-        received = "nothing" if isinstance(pairs, Sequence) and not pairs else type(pairs).__name__
-        raise ValueError(
-            f"pairs must be a list with at least one PreferencePair, received {received}: "
-            "use tk.load_pairs(...)"
-        )
-    for i, pair in enumerate(pairs):
-        if not isinstance(pair, PreferencePair):
-            raise ValueError(
-                f"pairs[{i}] is {type(pair).__name__}; allowed: PreferencePair (tk.load_pairs)"
-            )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from toolkit.checks import whole
 from toolkit.dynamics import TrainingRun, Trajectory, mass_flow
 from toolkit.losses import LOSSES
 from toolkit.model import Policy
@@ -156,6 +157,7 @@ class TrajectoryState:
 
     def _checkpoint_every(self, steps: int) -> int | None:
         """Keep as many weights as a budget allows, start and end in any case."""
+        whole("steps", steps)
         chosen = self.policy.parameters_in(self.options.get("params", "all")).values()
         one = sum(p.numel() * p.element_size() for p in chosen)
         times = min(KEPT_STEPS, KEPT_WEIGHTS // max(one, 1) - 1)

@@ -12,6 +12,7 @@ from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
 from toolkit.model import Policy
+from toolkit.model.inputs import check_pairs, check_policy
 from toolkit.pairs import PreferencePair
 from toolkit.scoring import FilteredPairs
 from toolkit.widgets import _dataset_text as text
@@ -19,7 +20,7 @@ from toolkit.widgets._dataset_scores import Scores
 from toolkit.widgets._dataset_state import DatasetState
 from toolkit.widgets._dataset_view import DatasetView
 from toolkit.widgets._pair_text import TWIN
-from toolkit.widgets._parts import Still, check_input
+from toolkit.widgets._parts import Still
 from toolkit.widgets.pair_explorer import PairExplorer
 
 
@@ -73,9 +74,9 @@ class DatasetExplorer:
         keep: float = 0.5,
         live: bool = True,
     ):
-        check_input(policy, pairs)
+        check_policy(policy)
         self._skipped_before = len(getattr(pairs, "skipped", ()))
-        columns = {"x": x, "y": y, "by": by}
+        pairs, columns = check_pairs(pairs, text=True), {"x": x, "y": y, "by": by}
         self._state = DatasetState(policy, Scores(policy, pairs, scores), **columns, keep=keep)
         self._view = DatasetView(self._state, self._skipped_before, live)
         self.widget = self._view.widget

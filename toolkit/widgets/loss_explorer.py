@@ -9,6 +9,7 @@ import pandas as pd
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
+from toolkit.checks import positive
 from toolkit.gradients import PairStats
 from toolkit.model import Params, Policy
 from toolkit.pairs import PreferencePair
@@ -17,7 +18,7 @@ from toolkit.widgets._loss_state import LossState
 from toolkit.widgets._loss_view import LossView
 from toolkit.widgets._pair_state import Measurement
 from toolkit.widgets._pair_text import TWIN
-from toolkit.widgets._parts import Still, check_input
+from toolkit.widgets._parts import Still
 
 
 class LossExplorer:
@@ -78,7 +79,7 @@ class LossExplorer:
         live: bool = True,
         **hparams: float,
     ):
-        check_input(policy, pairs)
+        positive("lr", lr)
         measurement = Measurement(policy, pairs, params, stats)
         self._skipped_before = len(getattr(pairs, "skipped", ()))
         self._state = LossState(measurement, losses, lr)

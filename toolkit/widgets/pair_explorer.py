@@ -13,14 +13,15 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from toolkit import plots
+from toolkit.checks import choice, positive
 from toolkit.gradients import PairStats
 from toolkit.model import Params, Policy
 from toolkit.model.turns import told_of_waiting
 from toolkit.pairs import PreferencePair
 from toolkit.widgets import _pair_text as text
-from toolkit.widgets._pair_state import COLORS, Measurement, PairState, positive
+from toolkit.widgets._pair_state import COLORS, Measurement, PairState, check_step
 from toolkit.widgets._pair_view import PairView
-from toolkit.widgets._parts import Still, check_input
+from toolkit.widgets._parts import Still
 
 BATCH = 8
 AT_ONCE = 2.0  # seconds of measuring that are not worth a progress bar
@@ -81,7 +82,7 @@ class PairExplorer:
         live: bool = True,
         **hparams: float,
     ):
-        check_input(policy, pairs)
+        check_step(loss, beta, lr, hparams)
         self._measurement = Measurement(policy, pairs, params, stats, similarity)
         if not self._measurement.finished:
             self._measurement.step(1)
@@ -158,9 +159,7 @@ class PairExplorer:
 
     @color.setter
     def color(self, value: str) -> None:
-        if value not in COLORS:
-            raise ValueError(f"color={value!r} is unknown; allowed: {', '.join(COLORS)}")
-        self._view.set("color", value)
+        self._view.set("color", choice("color", value, COLORS))
 
     def measure(self) -> PairExplorer:
         """Measure the pairs that are still missing; an interrupt keeps those that are done."""

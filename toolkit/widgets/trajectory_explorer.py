@@ -15,12 +15,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from toolkit import plots
+from toolkit.checks import choice, whole
 from toolkit.dynamics import TrainingRun, Trajectory
 from toolkit.model import Policy
+from toolkit.model.inputs import check_pairs, check_policy
 from toolkit.pairs import PreferencePair
 from toolkit.widgets import _trajectory_text as text
 from toolkit.widgets._pair_text import TWIN
-from toolkit.widgets._parts import Still, check_input
+from toolkit.widgets._parts import Still
 from toolkit.widgets._trajectory_state import COLORS, Settings, TrajectoryState
 from toolkit.widgets._trajectory_view import TrajectoryView
 
@@ -88,7 +90,7 @@ class TrajectoryExplorer:
         live: bool = True,
         **options,
     ):
-        _check(policy, pairs, probes, run, trajectory)
+        pairs, probes = _checked(policy, pairs, probes, run, trajectory)
         settings = Settings(loss, optimizer, lr, steps, batch_size)
         self._state = TrajectoryState(policy, pairs, probes, settings, options, run, trajectory)
         self._task: asyncio.Task | None = None
@@ -112,8 +114,7 @@ class TrajectoryExplorer:
         Raises:
             ValueError: If ``n`` is no positive whole number, or a step fails (see its message).
         """
-        if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
-            raise ValueError(f"n must be None or a positive whole number, received {n!r}")
+        whole("n", n, optional=True)
         self._end_task()
         self._begin()
         s = self._state
@@ -221,9 +222,7 @@ class TrajectoryExplorer:
 
     @color.setter
     def color(self, value: str) -> None:
-        if value not in COLORS:
-            raise ValueError(f"color={value!r} is unknown; allowed: {', '.join(COLORS)}")
-        self._view.set_color(value)
+        self._view.set_color(choice("color", value, COLORS))
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a step, probe and side (see :meth:`Trajectory.to_frame`)."""
@@ -381,17 +380,19 @@ class TrajectoryExplorer:
             self._twin.update(HTML(TWIN % self.to_html()))
 
 
-def _check(policy, pairs, probes, run, trajectory) -> None:
+def _checked(policy, pairs, probes, run, trajectory) -> tuple[list | None, list | None]:
+    """Return the pairs and the probes, once everything given was checked."""
     if run is not None and trajectory is not None:
         raise ValueError("run and trajectory cannot both be given: run.trajectory is in the run")
     for name, value, kind in (("run", run, TrainingRun), ("trajectory", trajectory, Trajectory)):
         if value is not None and not isinstance(value, kind):
             raise ValueError(f"{name} must be a {kind.__name__}, received {type(value).__name__}")
-    if (run is None and trajectory is None) or policy is not None:
-        if not isinstance(policy, Policy) or pairs is not None:
-            check_input(policy, pairs)
-        elif run is None and trajectory is None:
-            raise ValueError("pairs must be given, or a run or trajectory made before")
-    for name, given in (("probes", probes), ("pairs", pairs)):
-        if given is not None and (isinstance(given, (str, PreferencePair)) or not len(given)):
-            raise ValueError(f"{name} must be a list with at least one PreferencePair")
+    before = run is not None or trajectory is not None
+    if policy is not None or not before:
+        check_policy(policy)
+    if pairs is None and not before:
+        raise ValueError("pairs must be given, or a run or trajectory made before")
+    return (
+        None if pairs is None else check_pairs(pairs, text=True),
+        None if probes is None else check_pairs(probes, "probes"),
+    )
