@@ -24,10 +24,12 @@ from toolkit.plots._figure import (
     REGION_TINTS,
     SIDE_COLORS,
     axes_of,
+    column_words,
     corner_label,
     families,
     finish,
     group_colors,
+    plain_legend,
     row_of,
     short,
 )
@@ -43,17 +45,21 @@ from toolkit.plots._loss_figure import (
 from toolkit.plots._loss_html import loss_table_html
 from toolkit.plots._mass_figure import mass_flow
 from toolkit.plots._numbers_table import numbers_table
-from toolkit.plots._palette import OKABE_ITO, caption, require, visible_token
+from toolkit.plots._palette import OKABE_ITO, REGIME_WORDS, caption, require
 from toolkit.plots._token_heatmap import token_heatmap
 from toolkit.plots._token_html import prompt_strip_html, token_strip_html
 from toolkit.plots._trajectory_figure import mark_step, predicted_vs_actual, trajectory
+from toolkit.plots._user_text import NO_MATHS, html_text, visible_text, visible_token
 
 __all__ = [
+    "NO_MATHS",
+    "REGIME_WORDS",
     "caption",
     "ches_scatter",
     "delta_plane",
     "entanglement_map",
     "hist_by",
+    "html_text",
     "length_confound",
     "loss_bars",
     "loss_limits",
@@ -77,6 +83,7 @@ __all__ = [
     "update_loss_map",
     "update_score_histogram",
     "update_score_scatter",
+    "visible_text",
     "visible_token",
 ]
 
@@ -256,16 +263,17 @@ def _ranked_scatter(frame, x, y, names, hue, ax):
         style |= {"hue": "hue", "style": "hue", "hue_order": sorted(set(data["hue"]))}
     sns.scatterplot(data, x="x", y="y", ax=ax, s=34, alpha=0.75, linewidth=0.4, **style)
     if hue:
-        ax.legend(title=hue.replace("_", " "), fontsize=8)
+        ax.legend(title=column_words(hue), fontsize=8)
+        plain_legend(ax.get_legend())
         for text in ax.get_legend().get_texts():
-            text.set(parse_math=False, text=short(text.get_text()))
+            text.set_text(short(text.get_text()))
     rho = data["x"].rank().corr(data["y"].rank()) if data[["x", "y"]].nunique().min() > 1 else None
     rho = "undefined" if rho is None else f"= {rho:.2f}".replace("-", "−")
     left_out = len(frame) - len(data)
     note = f", {left_out} without a finite value left out" if left_out else ""
     ax.set_title(f"Spearman ρ {rho}   (n = {len(data)}{note})", loc="left", fontsize=10)
-    words = [COLUMN_WORDS.get(name, name.replace("_", " ")) for name in names]
-    ax.set(xlabel=words[0], ylabel=words[1])
+    ax.set_xlabel(column_words(names[0]), parse_math=False)
+    ax.set_ylabel(column_words(names[1]), parse_math=False)
     return finish(ax, frame)
 
 
@@ -300,7 +308,7 @@ def hist_by(frame, column, *, by=None, ax=None):
         ax.set_ylabel("pairs")
     else:
         _boxes(finite, column, by, ax)
-    ax.set_xlabel(COLUMN_WORDS.get(column, column.replace("_", " ")))
+    ax.set_xlabel(column_words(column), parse_math=False)
     if len(finite) < len(frame):
         words = f"{len(frame) - len(finite)} of {len(frame)} without a finite value left out"
         ax.set_title(words, loc="left", fontsize=9)

@@ -6,18 +6,16 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
 from toolkit.plots._figure import (
-    COLUMN_WORDS,
     REGIME_COLORS,
     REGIME_MARKERS,
     axes_of,
+    column_words,
     finish,
     row_of,
-    short,
 )
 from toolkit.plots._palette import OKABE_ITO, require
 
 KEPT, DROPPED, SHADE = OKABE_ITO["blue"], "#B0B0B0", "#E4F0F8"
-WORDS = COLUMN_WORDS | {"length_difference": "rejected length − chosen length, tokens"}
 _STYLES = {name: (REGIME_COLORS[name], REGIME_MARKERS[name]) for name in REGIME_MARKERS}
 _STYLES["other"] = (KEPT, "o")
 BINS = 40
@@ -110,7 +108,7 @@ def update_score_scatter(
     for side, name, values in (("x", x, across), ("y", y, up)):
         limits = _limits(values[shown])
         ax.set(**{f"{side}lim": limits})
-        getattr(ax, f"set_{side}label")(_words(name), parse_math=False)
+        getattr(ax, f"set_{side}label")(column_words(name), parse_math=False)
         _move_cut(artists, side, limits, cut if name == by else None)
     lost = f"{_count(len(frame) - shown.sum())} without both values, not drawn"
     lost += "; the picked pair is one" if row is not None and not shown[row] else ""
@@ -184,7 +182,7 @@ def update_score_histogram(ax, frame, column, *, cut=None):
     # The note about missing values needs room above the bars.
     room = 1.08 if finite.all() else 1.2
     ax.set(xlim=limits, ylim=(0, room * max(counts.max(), 1)))
-    ax.set_xlabel(_words(column), parse_math=False)
+    ax.set_xlabel(column_words(column), parse_math=False)
     _move_cut(artists, "x", limits, cut)
     up_to = "" if cut is None else f" ≤ {cut:.3g}:".replace("-", "−")
     total = f"{int((finite & kept).sum()):,} of {int(finite.sum()):,}"
@@ -204,10 +202,6 @@ def _selected_style(size: float) -> dict:
 
 def _count(number) -> str:
     return f"{int(number):,} pair{'' if number == 1 else 's'}"
-
-
-def _words(name: str) -> str:
-    return WORDS.get(name) or short(str(name).replace("_", " "), 60)
 
 
 def _values(frame, column) -> np.ndarray:

@@ -11,10 +11,12 @@ from toolkit.plots._figure import (
     REGION_NAMES,
     REGION_TINTS,
     axes_of,
+    column_words,
     corner_label,
     families,
     finish,
     group_colors,
+    plain_legend,
     row_of,
     short,
 )
@@ -217,12 +219,11 @@ def _left_out(frame, heights, limit, row) -> str:
 
 
 def _hue_key(ax, points, values) -> None:
-    name = str(values.name).replace("_", " ")
+    name = column_words(values.name)
     if pd.api.types.is_numeric_dtype(values):
-        ax.figure.colorbar(points, ax=ax, label=name, shrink=0.8)
+        bar = ax.figure.colorbar(points, ax=ax, shrink=0.8)
+        bar.ax.set_ylabel(name, parse_math=False)
         return
     for group, color in group_colors(values).items():
         ax.scatter([], [], color=color, label=short(group))
-    legend = ax.legend(title=name, loc="lower left", fontsize=8, framealpha=0.9)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    plain_legend(ax.legend(title=name, loc="lower left", fontsize=8, framealpha=0.9))

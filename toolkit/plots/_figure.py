@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
-from toolkit.plots._palette import OKABE_ITO, caption, visible_token
+from toolkit.plots._palette import OKABE_ITO, caption
+from toolkit.plots._user_text import visible_token
 
 REGIME_COLORS = {
     "ideal": OKABE_ITO["green"],
@@ -43,6 +44,7 @@ COLUMN_WORDS = {
     "band_position": "band position (−1 … 1 is ideal)",
     "chosen_logps": "chosen log-probability, nats",
     "rejected_logps": "rejected log-probability, nats",
+    "length_difference": "rejected length − chosen length, tokens",
 }
 _FALLBACK_FONTS = (
     "Noto Sans CJK JP",
@@ -114,6 +116,17 @@ def short(text, limit: int = 28) -> str:
     """``text`` drawable and no longer than ``limit``, for ids and group names."""
     text = drawable(str(text))
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def column_words(name) -> str:
+    """What a column holds, for a label; never to be read as mathematics."""
+    return COLUMN_WORDS.get(name) or short(str(name).replace("_", " "), 60)
+
+
+def plain_legend(legend) -> None:
+    """Have a legend's names and title written as they are: ``$`` is a price, no mathematics."""
+    for text in (*legend.get_texts(), legend.get_title()):
+        text.set_parse_math(False)
 
 
 def row_of(frame, picked) -> int | None:

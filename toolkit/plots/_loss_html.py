@@ -1,10 +1,10 @@
 """All losses side by side for one pair, as an escaped, self-contained HTML table."""
 
 import math
-from html import escape
 
 from toolkit.plots._figure import REGIME_COLORS
 from toolkit.plots._palette import REGIME_WORDS, caption, require
+from toolkit.plots._user_text import NO_MATHS, html_text
 
 # Tripled class names outrank JupyterLab's own rules for tables in an output.
 _STYLE = """<style>
@@ -63,7 +63,7 @@ def loss_table_html(frame, *, picked=None) -> str:
     if picked is not None and picked not in set(frame["loss"]):
         raise ValueError(f"picked={picked!r} is not in the frame's {len(frame)} losses")
     numbers = "".join(
-        f'<th scope="col" title="{escape(title)}">{head}</th>' for head, title in _HEADS.values()
+        f'<th scope="col" title="{html_text(title)}">{head}</th>' for head, title in _HEADS.values()
     )
     heads = (
         f'<tr><th scope="col" class="pet-left">loss</th>{numbers}'
@@ -74,8 +74,9 @@ def loss_table_html(frame, *, picked=None) -> str:
     hypothetical = frame.attrs.get("hypothetical")
     words = f"HYPOTHETICAL: {hypothetical} · " if hypothetical else ""
     return (
-        f'<div class="pet-loss">{_STYLE}<table><thead>{heads}</thead><tbody>{rows}</tbody></table>'
-        f'<div class="pet-labels">{escape(words + caption(frame))}</div></div>'
+        f'<div class="pet-loss {NO_MATHS}">{_STYLE}<table><thead>{heads}</thead>'
+        f"<tbody>{rows}</tbody></table>"
+        f'<div class="pet-labels">{html_text(words + caption(frame))}</div></div>'
     )
 
 
@@ -83,13 +84,13 @@ def _line(row, picked: bool) -> str:
     cells = "".join(f"<td>{_number(row[name], name)}</td>" for name in _NUMBERS)
     regime = str(row["regime"])
     dot = f'<span class="pet-dot" style="background:{REGIME_COLORS.get(regime, "#555555")}"></span>'
-    words = escape(REGIME_WORDS.get(regime, regime))
+    words = html_text(REGIME_WORDS.get(regime, regime))
     marks = ' class="pet-picked" aria-selected="true"' if picked else ""
     return (
-        f'<tr{marks}><th scope="row" class="pet-left">{"▸ " * picked}{escape(str(row["loss"]))}'
+        f'<tr{marks}><th scope="row" class="pet-left">{"▸ " * picked}{html_text(str(row["loss"]))}'
         f'</th>{cells}<td class="pet-left">{dot}{words}</td>'
-        f'<td class="pet-left">{escape(str(row["settings"]))}</td>'
-        f'<td class="pet-left pet-wide">{escape(str(row["note"]))}</td></tr>'
+        f'<td class="pet-left">{html_text(str(row["settings"]))}</td>'
+        f'<td class="pet-left pet-wide">{html_text(str(row["note"]))}</td></tr>'
     )
 
 

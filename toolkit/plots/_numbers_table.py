@@ -1,11 +1,11 @@
 """One pair's numbers as an escaped, self-contained HTML table."""
 
 import math
-from html import escape
 
 import pandas as pd
 
-from toolkit.plots._palette import REGIME_WORDS, caption, require, visible_token
+from toolkit.plots._palette import REGIME_WORDS, caption, require
+from toolkit.plots._user_text import NO_MATHS, html_text, visible_token
 
 # Tripled class names outrank JupyterLab's own rules for tables in an output.
 _STYLE = """<style>
@@ -86,11 +86,11 @@ def numbers_table(frame, *, picked: str | None = None) -> str:
     lines = "".join(_number_line(*line) for line in body)
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("chosen", "rejected"))
     return (
-        f'<div class="pet-num">{_STYLE}<table><thead><tr>'
-        f'<th scope="col" class="pet-left">pair {escape(visible_token(str(row["id"])))}</th>'
+        f'<div class="pet-num {NO_MATHS}">{_STYLE}<table><thead><tr>'
+        f'<th scope="col" class="pet-left">pair {html_text(visible_token(str(row["id"])))}</th>'
         f'{heads}<th scope="col" class="pet-left">unit, meaning</th></tr></thead>'
         f"<tbody>{lines}</tbody></table>"
-        f'<div class="pet-labels">{escape(caption(frame))}</div></div>'
+        f'<div class="pet-labels">{html_text(caption(frame))}</div></div>'
     )
 
 
@@ -106,11 +106,13 @@ def _row(frame: pd.DataFrame, picked) -> pd.Series:
 
 def _number_line(label: str, first: str, second: str, unit: str) -> str:
     numbers = (
-        f"<td>{escape(first)}</td><td>{escape(second)}</td>"
+        f"<td>{html_text(first)}</td><td>{html_text(second)}</td>"
         if second
-        else f'<td colspan="2" class="pet-mid">{escape(first)}</td>'
+        else f'<td colspan="2" class="pet-mid">{html_text(first)}</td>'
     )
-    return f'<tr><th scope="row">{escape(label)}</th>{numbers}<td class="pet-left">{unit}</td></tr>'
+    return (
+        f'<tr><th scope="row">{html_text(label)}</th>{numbers}<td class="pet-left">{unit}</td></tr>'
+    )
 
 
 def _number(value) -> str:

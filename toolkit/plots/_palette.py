@@ -1,13 +1,13 @@
-"""What every view shares: colour-blind-safe colours, visible tokens, numbers, words, captions.
+"""What every view shares: colour-blind-safe colours, numbers, words, captions.
 
 No matplotlib, no torch, no other toolkit module.
 """
 
 import math
-import re
-import unicodedata
 
 import pandas as pd
+
+from toolkit.plots._user_text import visible_token
 
 # Okabe and Ito's palette, told apart under every common colour blindness.
 OKABE_ITO = {
@@ -73,8 +73,6 @@ _LABELS = {
     "method": "{}",
 }
 _OF_GRADIENTS = ("params", "optimizer_metric")
-_SIGNS = {"\n": "↵", "\t": "⇥"}
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 
 
 def require(frame, *columns: str) -> None:
@@ -120,30 +118,6 @@ def caption(frame: pd.DataFrame) -> str:
 
 def _short(value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def visible_token(text: str) -> str:
-    r"""``text`` with its invisible characters made visible; not yet escaped for HTML.
-
-    Spaces at an end or in a run become ␠, newline ↵, tab ⇥; control, formatting (zero-width,
-    direction) and unassigned characters become escapes such as ``\u200b``.
-
-    Example:
-        >>> visible_token(" the"), visible_token("a b\n")
-        ('␠the', 'a b↵')
-    """
-    if not text:
-        return "∅"
-    text = re.sub(r"^ +| +$| {2,}", lambda run: "␠" * len(run[0]), text)
-    if unicodedata.category(text[0]) in ("Mn", "Me"):
-        text = "◌" + text  # a combining mark would sit on the box's edge
-    return "".join(map(_visible_character, text))
-
-
-def _visible_character(char: str) -> str:
-    if char == " " or unicodedata.category(char) not in _HIDDEN:
-        return char
-    return _SIGNS.get(char) or char.encode("unicode_escape", "surrogatepass").decode()
 
 
 def contrast_text(color: str) -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.ticker import FixedLocator
 
-from toolkit.plots._figure import axes_of, drawable, families, finish
+from toolkit.plots._figure import axes_of, column_words, drawable, families, finish
 from toolkit.plots._palette import (
     DIVERGING,
     MISSING,
@@ -77,7 +77,7 @@ def token_heatmap(frame, *, values="cosine", block="cross", vmax=None, cbar=True
     name = {"cosine": "cosine of token gradients", "inner": "inner product of token gradients"}
     if cbar:
         bar = ax.figure.colorbar(image, ax=ax, extend=extend, shrink=0.8, fraction=0.05)
-        bar.set_label(name.get(values, values.replace("_", " ")))
+        bar.ax.set_ylabel(name.get(values) or column_words(values), parse_math=False)
         bar.outline.set_linewidth(0.5)
     if scaled and unit_text(vmax):
         ax.set_title(f"numbers{unit_text(vmax)}", loc="left", fontsize=9)

@@ -7,7 +7,6 @@ of an untrusted notebook.
 import math
 import unicodedata
 from difflib import SequenceMatcher
-from html import escape
 from itertools import groupby, zip_longest
 from typing import NamedTuple
 
@@ -21,8 +20,8 @@ from toolkit.plots._palette import (
     require,
     short_number,
     unit_text,
-    visible_token,
 )
+from toolkit.plots._user_text import NO_MATHS, html_text, visible_token
 
 # Tripled class names outrank JupyterLab's own rules for tables in an output.
 _STYLE = """<style>
@@ -217,13 +216,13 @@ def _strips(frame, columns, sides, value, vmax, width) -> str:
     scale = (value, vmax)
     blocks = _wrap(columns, vmax, width)
     body = "".join(_block(block, sides, scale, k, len(blocks)) for k, block in enumerate(blocks))
-    foot = escape(caption(frame))
+    foot = html_text(caption(frame))
     foot = f'<div class="pet-words">{foot}</div>' if foot else ""
     outlined = any(_alone(column) for column in columns)
     cells = [cell for column in columns for cell in column if cell is not None]
     clipped = any(abs(cell.value) > vmax for cell in cells)
     legend = _legend(scale, outlined, clipped)
-    return f'<div class="pet">{_STYLE}{legend}{body}{foot}</div>'
+    return f'<div class="pet {NO_MATHS}">{_STYLE}{legend}{body}{foot}</div>'
 
 
 def _alone(column) -> bool:
@@ -246,8 +245,8 @@ def _legend(scale, outlined: bool, clipped: bool) -> str:
         keys.append(f'<span class="pet-key" style="{_style(end * vmax, scale)}">{text}</span>')
     note = " · outlined: not in the other response" if outlined else ""
     return (
-        f'<div class="pet-words">{escape(words)}{unit_text(vmax)}: '
-        f"{escape(low)} {' '.join(keys)} {escape(high)}{note}</div>"
+        f'<div class="pet-words">{html_text(words)}{unit_text(vmax)}: '
+        f"{html_text(low)} {' '.join(keys)} {html_text(high)}{note}</div>"
     )
 
 
@@ -296,8 +295,8 @@ def _box(cell: _Cell | None, column, side: str, scale) -> str:
     title = f"{side} {where} · {cell.shown} · {_plain(scale[0])} {exact}{pieces}"
     outline = ";border:2px solid #000;box-shadow:0 0 0 1px #fff" if _alone(column) else ""
     return (
-        f'<td role="listitem" tabindex="0" dir="auto" title="{escape(title)}" '
-        f'style="{_style(cell.value, scale)}{outline}">{escape(cell.shown)}'
+        f'<td role="listitem" tabindex="0" dir="auto" title="{html_text(title)}" '
+        f'style="{_style(cell.value, scale)}{outline}">{html_text(cell.shown)}'
         # The line break is for notebooks that are not trusted: JupyterLab drops the style there.
         f'<br><small dir="ltr">{short_number(cell.value, scale[1])}</small></td>'
     )

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from toolkit.plots._figure import SIDE_COLORS, axes_of, finish, short
+from toolkit.plots._figure import SIDE_COLORS, axes_of, finish, plain_legend, short
 from toolkit.plots._palette import OKABE_ITO, require
 
 SIDE_MARKS = {"chosen": "o", "rejected": "s"}
@@ -105,8 +105,7 @@ def _plain_legend(ax, order=None, **options) -> None:
     order = range(len(handles)) if order is None else order
     legend = ax.legend([handles[k] for k in order], [labels[k] for k in order], fontsize=8,
                        loc="best", framealpha=0.85, **options)  # fmt: skip
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    plain_legend(legend)
 
 
 def mark_step(ax, step) -> None:

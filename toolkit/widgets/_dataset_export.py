@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from html import escape
 
 import ipywidgets as w
 
+from toolkit.plots import html_text
 from toolkit.widgets._dataset_state import FORMATS, DatasetState
 
 WIDE = {"description_width": "auto"}
@@ -61,11 +61,11 @@ class ExportRow:
         try:
             written, count = self.state.export(path, format, which)
         except (ValueError, OSError, ImportError) as error:
-            self.said.value = f"<b>Nothing was written</b>: {escape(str(error))}"
+            self.said.value = f"<b>Nothing was written</b>: {html_text(str(error))}"
             raise
         pairs = "pair" if count == 1 else "pairs"
         self.said.value = (
-            f"<b>Wrote {count:,} {which} {pairs}</b> to <code>{escape(str(written.absolute()))}"
-            f"</code>; <code>tk.load_pairs({escape(repr(str(written)))})</code> reads them."
+            f"<b>Wrote {count:,} {which} {pairs}</b> to <code>{html_text(str(written.absolute()))}"
+            f"</code>; <code>tk.load_pairs({html_text(repr(str(written)))})</code> reads them."
         )
         return written

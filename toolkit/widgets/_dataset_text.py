@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import math
-from html import escape
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from toolkit import plots
-from toolkit.plots._palette import REGIME_WORDS, visible_token
+from toolkit.plots import REGIME_WORDS, html_text, visible_text, visible_token
 from toolkit.widgets._dataset_scores import UNMEASURED
 from toolkit.widgets._dataset_state import DatasetState
 from toolkit.widgets._pair_state import PairState
@@ -37,28 +36,28 @@ def header(state: DatasetState) -> str:
     """What the scores were measured with, and how many pairs there are."""
     attrs, words = state.frame.attrs, []
     ours = state.policy.labels("all")
-    words.append(f"<b>{escape(str(attrs.get('model', ours.model)))}</b>")
+    words.append(f"<b>{html_text(str(attrs.get('model', ours.model)))}</b>")
     if "dtype" in attrs:
-        words.append(escape(str(attrs["dtype"])))
+        words.append(html_text(str(attrs["dtype"])))
     if "params" in attrs:
-        words.append(f"parameters: {escape(str(attrs['params']))}")
+        words.append(f"parameters: {html_text(str(attrs['params']))}")
     if "append_eos" in attrs:
         words.append(f"EOS {'appended and scored' if attrs['append_eos'] else 'not appended'}")
-    words.append(f"reference: {escape(str(attrs.get('ref', ours.ref)))}")
+    words.append(f"reference: {html_text(str(attrs.get('ref', ours.ref)))}")
     if "loss" in attrs:
-        words.append(f"loss of the regimes: {escape(str(attrs['loss']))}")
+        words.append(f"loss of the regimes: {html_text(str(attrs['loss']))}")
     words.append(f"<b>{len(state.pairs):,} pairs</b>")
     return f'<div class="pe-quiet">{" · ".join(words)}</div>'
 
 
 def note(state: DatasetState, skipped_before: int = 0) -> str:
     """Which pairs have no score, and why; nothing when all have one."""
-    lines, by = [], escape(visible_token(state.columns["by"]))
+    lines, by = [], html_text(visible_token(state.columns["by"]))
     theirs, ours = state.frame.attrs.get("model"), state.policy.labels("all").model
     if theirs is not None and theirs != ours:
         lines.append(
-            f"The scores were measured with <b>{escape(str(theirs))}</b>; the picked pair is shown "
-            f"with <b>{escape(str(ours))}</b>."
+            f"The scores were measured with <b>{html_text(str(theirs))}</b>; the picked pair is "
+            f"shown with <b>{html_text(str(ours))}</b>."
         )
     lost = state.unscored()
     missing = sum(reason == UNMEASURED for _, reason in lost)
@@ -70,10 +69,11 @@ def note(state: DatasetState, skipped_before: int = 0) -> str:
         )
     lost = [(id, reason) for id, reason in lost if reason != UNMEASURED]
     if lost:
-        ids = ", ".join(escape(visible_token(id)) for id, _ in lost[:3])
+        ids = ", ".join(html_text(visible_token(id)) for id, _ in lost[:3])
         more = f" and {len(lost) - 3:,} more" if len(lost) > 3 else ""
         rows = "".join(
-            f"<li>{escape(visible_token(id))}: {escape(reason)}</li>" for id, reason in lost[:NAMED]
+            f"<li>{html_text(visible_token(id))}: {html_text(reason)}</li>"
+            for id, reason in lost[:NAMED]
         )
         if len(lost) > NAMED:
             rows += f"<li>… (<code>.unscored</code> has all {len(lost):,})</li>"
@@ -89,7 +89,7 @@ def note(state: DatasetState, skipped_before: int = 0) -> str:
 
 def ranking(state: DatasetState) -> str:
     """What the filter keeps, in numbers, and how far the length alone explains the ranking."""
-    counts, by = state.counts(), escape(visible_token(state.columns["by"]))
+    counts, by = state.counts(), html_text(visible_token(state.columns["by"]))
     scored = counts["kept"] + counts["dropped"]
     first = (
         f"<div><b>kept {counts['kept']:,}</b> of {scored:,} scored (the lowest "
@@ -110,7 +110,7 @@ def _regimes(state: DatasetState) -> str:
         mark = f'<span class="de-marker" style="color: {color}">{MARKS.get(name, "●")}</span>'
         meaning = REGIME_WORDS.get(name, "")
         rows += (
-            f"<tr><td>{mark} {escape(str(name).replace('_', ' '))} "
+            f"<tr><td>{mark} {html_text(str(name).replace('_', ' '))} "
             f'<span class="pe-quiet">{meaning}</span></td>'
             f"<td>{row['kept']:,}</td><td>{row['all']:,}</td>"
             f"<td>{100 * row['kept'] / row['all']:.0f} %</td></tr>"
@@ -121,7 +121,7 @@ def _regimes(state: DatasetState) -> str:
 
 def _confound(state: DatasetState) -> str:
     rho = state.confound()
-    by = escape(visible_token(state.columns["by"]))
+    by = html_text(visible_token(state.columns["by"]))
     if rho is None:
         return '<span class="pe-quiet">these scores hold no lengths</span>'
     if math.isnan(rho):
@@ -149,10 +149,11 @@ def failed_detail(state: DatasetState, error: Exception) -> dict[str, str]:
     pair = state.pair
     say = (
         f'<div class="pe-say" style="border-color: #555555"><b>pair '
-        f"{escape(visible_token(pair.id))}</b> cannot be scored: {escape(str(error))}</div>"
+        f"{html_text(visible_token(pair.id))}</b> cannot be scored: {html_text(str(error))}</div>"
     )
     texts = "".join(
-        f'<div class="pe-quiet">{name}</div><div class="pe-words">{escape(text[:2000])}</div>'
+        f'<div class="pe-quiet">{name}</div>'
+        f'<div class="pe-words" dir="auto">{html_text(text[:2000])}</div>'
         for name, text in (("chosen", pair.chosen_text), ("rejected", pair.rejected_text))
     )
     return {"say": say, "prompt": prompt_box(pair.prompt_text[:5000]), "strips": texts,
@@ -199,17 +200,17 @@ def still(state: DatasetState, skipped_before: int) -> str:
         *details_of(state).values(),
     ]
     body = "".join(f"<div>{part}</div>" for part in parts if part)
-    return f'<div class="pe-still">{style()}{body}</div>'
+    return f'<div class="pe-still {plots.NO_MATHS}">{style()}{body}</div>'
 
 
 def table_frame(state: DatasetState, places) -> pd.DataFrame:
     """The table's columns: the drawn columns first, texts cut."""
     rows = state.frame.iloc[places]
-    columns = {"id": rows["id"]}
+    columns = {"id": [visible_token(id) for id in rows["id"]]}
     if "regime" in rows:
-        columns["regime"] = rows["regime"].fillna("")
+        columns["regime"] = rows["regime"].fillna("").map(str).map(visible_text).to_numpy()
     for name in dict.fromkeys([*state.columns.values(), *state.numbers[:3]]):
-        columns[name.replace("_", " ")] = rows[name].astype("float64")
+        columns[visible_text(name.replace("_", " "))] = rows[name].astype("float64").to_numpy()
     if "length_difference" in rows:
         lengths = zip(rows["chosen_length"], rows["rejected_length"], strict=True)
         columns["tokens"] = ["" if pd.isna(a) or pd.isna(b) else f"{a} | {b}" for a, b in lengths]

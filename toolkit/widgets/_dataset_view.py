@@ -48,7 +48,7 @@ class DatasetView(Events):
     # ----------------------------------------------------------------- building
 
     def _build_filter(self) -> None:
-        names = [(name.replace("_", " "), name) for name in self.state.numbers]
+        names = [(plots.visible_text(name.replace("_", " ")), name) for name in self.state.numbers]
         self._columns = {}
         for name, words in (("x", "across"), ("y", "up"), ("by", "rank by")):
             drop = w.Dropdown(options=names, description=words, style=WIDE,

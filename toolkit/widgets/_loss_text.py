@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-from html import escape
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from toolkit import plots
-from toolkit.plots._palette import REGIME_WORDS, visible_token
+from toolkit.plots import REGIME_WORDS, html_text, visible_token
 from toolkit.widgets._loss_state import SIGNS, LossState
 from toolkit.widgets._pair_text import NAMED, STYLE, one_line, prompt_box
 from toolkit.widgets._parts import by_nats, png, short, signed, verb
@@ -33,11 +32,11 @@ def header(state: LossState) -> str:
     labels = state.policy.labels(state.params)
     eos = "appended and scored" if labels.append_eos else "not appended"
     words = [
-        f"<b>{escape(labels.model)}</b>",
-        escape(labels.dtype),
-        f"parameters: {escape(labels.params)}",
+        f"<b>{html_text(labels.model)}</b>",
+        html_text(labels.dtype),
+        f"parameters: {html_text(labels.params)}",
         f"EOS {eos}",
-        f"reference: {escape(labels.ref)}",
+        f"reference: {html_text(labels.ref)}",
         f"learning rate {short(state.settings.lr)}",
         f"<b>{len(state.frame)} losses</b>, {len(state.measurement):,} pairs",
     ]
@@ -47,12 +46,12 @@ def header(state: LossState) -> str:
 def note(state: LossState, skipped_before: int = 0) -> str:
     """Which losses and pairs are left out, and why; nothing when none is."""
     lines = [
-        f"<b>{escape(name)} is left out</b>: {escape(reason)}"
+        f"<b>{html_text(name)} is left out</b>: {html_text(reason)}"
         for name, reason in state.left_out.items()
     ]
     skipped = state.measurement.skipped
     if skipped:
-        ids = ", ".join(escape(visible_token(str(e.id))) for e in skipped[:NAMED])
+        ids = ", ".join(html_text(visible_token(str(e.id))) for e in skipped[:NAMED])
         more = f" and {len(skipped) - NAMED:,} more" if len(skipped) > NAMED else ""
         total = len(state.measurement) + len(skipped)
         lines.append(
@@ -70,18 +69,20 @@ def sentence(state: LossState) -> str:
     chosen, rejected = (float(row[f"predicted_{s}_delta"]) for s in ("chosen", "rejected"))
     regime = str(row["regime"])
     color = plots.REGIME_COLORS.get(regime, "#555555")
-    name, chosen_verb = escape(row["loss"]), verb(chosen, True)
-    rule = f" Ratio of {name}: {escape(row['ratio_rule'])}." * bool(row["ratio_rule"])
-    formula = f" ℓ = {escape(row['formula'])} ({escape(row['source'])})." * bool(row["formula"])
-    settings = f" ({escape(row['settings'])})" * bool(row["settings"])
-    odd = f" <b>{escape(row['note'].capitalize())}.</b>" * bool(row["note"])
+    name, chosen_verb = html_text(row["loss"]), verb(chosen, True)
+    rule = f" Ratio of {name}: {html_text(row['ratio_rule'])}." * bool(row["ratio_rule"])
+    formula = f" ℓ = {html_text(row['formula'])} ({html_text(row['source'])})." * bool(
+        row["formula"]
+    )
+    settings = f" ({html_text(row['settings'])})" * bool(row["settings"])
+    odd = f" <b>{html_text(row['note'].capitalize())}.</b>" * bool(row["note"])
     return (
         f'<div class="pe-say" style="border-color: {color}">'
-        f"<b>pair {escape(visible_token(state.pair.id))}</b> — A <b>{name}</b> step{settings} "
+        f"<b>pair {html_text(visible_token(state.pair.id))}</b> — A <b>{name}</b> step{settings} "
         f"at learning rate {short(state.settings.lr)} on this pair alone is predicted to "
         f"<b>{chosen_verb} the chosen response{by_nats(chosen)}</b> and {verb(rejected)} the "
         f"rejected one{by_nats(rejected)}: {REGIME_WORDS.get(regime, regime)} "
-        f"(<code>{escape(regime)}</code>). {_why(row)}{odd}"
+        f"(<code>{html_text(regime)}</code>). {_why(row)}{odd}"
         f'<span class="pe-quiet">{formula}{rule} First order, plain gradient descent.</span></div>'
     )
 
@@ -113,7 +114,7 @@ def rewards(state: LossState) -> str:
     cut = state.shown_shifts() != (state.settings.chosen_shift, state.settings.rejected_shift)
     limit = " A log-probability cannot rise above 0: the shift was cut." * cut
     return (
-        f"<div><b>Hypothetical</b>: {escape(state.hypothetical)}. The loss weights are those at "
+        f"<div><b>Hypothetical</b>: {html_text(state.hypothetical)}. The loss weights are those at "
         f"these log-probabilities; gradients and cosine are the measured ones.{limit}"
         f'<div class="pe-quiet">{words}</div></div>'
     )
@@ -122,9 +123,9 @@ def rewards(state: LossState) -> str:
 def moves(state: LossState, hparam: str) -> str:
     """Which losses a hyper-parameter's slider moves, and where the others stay."""
     reach = state.reach(hparam)
-    names = ", ".join(escape(name) for name in reach[:NAMED_LOSSES])
+    names = ", ".join(html_text(name) for name in reach[:NAMED_LOSSES])
     more = f" and {len(reach) - NAMED_LOSSES} more" if len(reach) > NAMED_LOSSES else ""
-    title = escape(", ".join(reach), quote=True)
+    title = html_text(", ".join(reach))
     return f'<div class="pe-quiet le-moves" title="{title}">moves {names}{more}</div>'
 
 
@@ -133,9 +134,14 @@ def texts(state: LossState) -> str:
     pair = state.pair
     return (
         f"{prompt_box(pair.prompt_text)}"
-        f'<div class="le-text"><b>chosen</b>: {escape(pair.chosen_text.strip())}</div>'
-        f'<div class="le-text"><b>rejected</b>: {escape(pair.rejected_text.strip())}</div>'
+        f'<div class="le-text"><b>chosen</b>: {_aside(pair.chosen_text)}</div>'
+        f'<div class="le-text"><b>rejected</b>: {_aside(pair.rejected_text)}</div>'
     )
+
+
+def _aside(text: str) -> str:
+    """A text that keeps its own direction in a line of another one."""
+    return f'<span dir="auto">{html_text(text.strip())}</span>'
 
 
 def setting(name: str) -> str:
@@ -147,7 +153,7 @@ def table_frame(state: LossState) -> pd.DataFrame:
     """The columns of the table that picks a pair."""
     pairs, encoded = state.measurement.pairs, state.measurement.encoded
     columns = {
-        "id": [p.id for p in pairs],
+        "id": [visible_token(p.id) for p in pairs],
         "prompt": [one_line(p.prompt_text, 60) for p in pairs],
         "chosen": [one_line(p.chosen_text, 60) for p in pairs],
         "rejected": [one_line(p.rejected_text, 60) for p in pairs],
@@ -181,4 +187,4 @@ def still(state: LossState, skipped_before: int) -> str:
         plots.loss_table_html(state.frame, picked=state.loss),
     ]
     body = "".join(f"<div>{part}</div>" for part in parts if part)
-    return f'<div class="pe-still">{style()}{body}</div>'
+    return f'<div class="pe-still {plots.NO_MATHS}">{style()}{body}</div>'

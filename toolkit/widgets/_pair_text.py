@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import math
-from html import escape
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from toolkit import plots
 from toolkit.attribution import PromptAttributions
-from toolkit.plots._palette import REGIME_WORDS, visible_token
+from toolkit.plots import REGIME_WORDS, html_text, visible_text, visible_token
 from toolkit.widgets._pair_state import Measurement, PairState
 from toolkit.widgets._parts import by_nats, png, short, signed, verb
 
@@ -56,15 +55,15 @@ def header(state: PairState) -> str:
     labels = state.policy.labels(state.params)
     eos = "appended and scored" if labels.append_eos else "not appended"
     words = [
-        f"<b>{escape(labels.model)}</b>",
-        escape(labels.dtype),
-        f"parameters: {escape(labels.params)}",
+        f"<b>{html_text(labels.model)}</b>",
+        html_text(labels.dtype),
+        f"parameters: {html_text(labels.params)}",
         f"EOS {eos}",
-        f"reference: {escape(labels.ref)}",
-        f"loss: {escape(state.loss_name)}",
+        f"reference: {html_text(labels.ref)}",
+        f"loss: {html_text(state.loss_name)}",
     ]
     counts = state.frame["regime"].value_counts()
-    regimes = ", ".join(f"{n} {escape(name)}" for name, n in counts.items())
+    regimes = ", ".join(f"{n} {html_text(name)}" for name, n in counts.items())
     words.append(f"<b>{len(state.frame):,} pairs</b>: {regimes}")
     return f'<div class="pe-quiet">{" · ".join(words)}</div>'
 
@@ -78,9 +77,9 @@ def note(measurement: Measurement, skipped_before: int = 0) -> str:
             "<code>.measure()</code> or the button continues."
         )
     if skipped:
-        ids = ", ".join(escape(visible_token(str(e.id))) for e in skipped[:NAMED])
+        ids = ", ".join(html_text(visible_token(str(e.id))) for e in skipped[:NAMED])
         more = f" and {len(skipped) - NAMED:,} more" if len(skipped) > NAMED else ""
-        rows = "".join(f"<li>{escape(str(error))}</li>" for error in skipped)
+        rows = "".join(f"<li>{html_text(str(error))}</li>" for error in skipped)
         total = len(measurement) + len(skipped)
         lines.append(
             f"<details><summary><b>{len(skipped):,} of {total:,} pairs cannot be scored and are "
@@ -103,11 +102,11 @@ def sentence(state: PairState) -> str:
     color = plots.REGIME_COLORS.get(regime, "#555555")
     return (
         f'<div class="pe-say" style="border-color: {color}">'
-        f"<b>pair {escape(visible_token(state.pair.id))}</b> — "
-        f"A {escape(state.loss_name)} step {beta} learning rate {short(state.lr)} on this pair "
+        f"<b>pair {html_text(visible_token(state.pair.id))}</b> — "
+        f"A {html_text(state.loss_name)} step {beta} learning rate {short(state.lr)} on this pair "
         f"alone is predicted to <b>{verb(chosen, True)} the chosen response{by_nats(chosen)}</b> "
         f"and {verb(rejected)} the rejected one{by_nats(rejected)}: {meaning} "
-        f"(<code>{escape(regime)}</code>). The margin {_margin(margin)}. "
+        f"(<code>{html_text(regime)}</code>). The margin {_margin(margin)}. "
         f"cos = {short(row['cosine'])}, κ = {short(row['kappa'])}."
         '<span class="pe-quiet">First order, plain gradient descent; other pairs in the batch, '
         "momentum and Adam add their own terms.</span></div>"
@@ -116,12 +115,13 @@ def sentence(state: PairState) -> str:
 
 def failure(error: Exception) -> str:
     """What went wrong in a callback, whose traceback the notebook does not show."""
-    return f"<b>{escape(type(error).__name__)}</b>: {escape(str(error))}"
+    return f"<b>{html_text(type(error).__name__)}</b>: {html_text(str(error))}"
 
 
 def prompt_box(text: str) -> str:
     """The whole prompt in a box of its own height."""
-    return f'<div class="pe-quiet">prompt</div><div class="pe-words">{escape(text.strip())}</div>'
+    text = html_text(text.strip())
+    return f'<div class="pe-quiet">prompt</div><div class="pe-words" dir="auto">{text}</div>'
 
 
 def ranks(state: PairState) -> str:
@@ -148,10 +148,10 @@ def completeness(result: PromptAttributions, target: str) -> str:
     what = "chosen − rejected" if target == "margin" else f"the {target} log-probability"
     share = f" ({100 * abs(gap / change):.1g} % of it)" if change else ""
     return (
-        f"<div>Against a prompt of {escape(result.baseline)} embeddings, this prompt moves "
+        f"<div>Against a prompt of {html_text(result.baseline)} embeddings, this prompt moves "
         f"<b>{what}</b> by {signed(change)} nats. The tokens below add up to "
         f"{signed(change + gap)}: the completeness gap is {signed(gap)} nats{share}. "
-        f'<span class="pe-quiet">{escape(result.method.replace("_", " "))}</span></div>'
+        f'<span class="pe-quiet">{html_text(result.method.replace("_", " "))}</span></div>'
     )
 
 
@@ -170,7 +170,7 @@ def still(state: PairState, skipped_before: int) -> str:
         f'<img alt="entanglement map" src="data:image/png;base64,{picture}">',
     ]
     body = "".join(f"<div>{part}</div>" for part in parts if part)
-    return f'<div class="pe-still">{STYLE}{body}</div>'
+    return f'<div class="pe-still {plots.NO_MATHS}">{STYLE}{body}</div>'
 
 
 def table_frame(state: PairState) -> pd.DataFrame:
@@ -180,7 +180,7 @@ def table_frame(state: PairState) -> pd.DataFrame:
     lengths = zip(frame["chosen_length"], frame["rejected_length"], strict=True)
     return pd.DataFrame(
         {
-            "id": frame["id"],
+            "id": [visible_token(id) for id in frame["id"]],
             "prompt": [one_line(p.prompt_text) for p in pairs],
             "regime": frame["regime"],
             "cosine": frame["cosine"],
@@ -197,9 +197,9 @@ def table_frame(state: PairState) -> pd.DataFrame:
 
 
 def one_line(text: str, length: int = 90) -> str:
-    """Return the text on one line, cut with … after ``length`` characters."""
+    """Return the text on one line, harmless, cut with … after ``length`` characters."""
     line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"
+    return visible_text(line if len(line) <= length else line[: length - 1] + "…")
 
 
 def _margin(change: float) -> str:

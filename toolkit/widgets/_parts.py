@@ -7,7 +7,6 @@ import math
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from html import escape
 from typing import Any
 
 import ipywidgets
@@ -20,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from toolkit.model.turns import told_of_waiting
+from toolkit.plots import html_text
 from toolkit.widgets._canvas import live_canvas
 
 # A table that gets new numbers is built anew in the browser: DataTables hands its state (sorting,
@@ -65,7 +65,7 @@ class Events:
             with told_of_waiting(self.say_waiting):
                 call(*args)
         except Exception as error:
-            self._note.value = f"<b>{escape(type(error).__name__)}</b>: {escape(str(error))}"
+            self._note.value = f"<b>{html_text(type(error).__name__)}</b>: {html_text(str(error))}"
             raise
 
     def say_waiting(self, waiting: bool) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import math
-from html import escape
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from toolkit import plots
-from toolkit.plots._palette import REGIME_WORDS, visible_token
+from toolkit.plots import REGIME_WORDS, html_text, visible_token
 from toolkit.widgets._pair_text import STYLE, failure, prompt_box
 from toolkit.widgets._parts import png, short, signed
 from toolkit.widgets._trajectory_state import ACTUAL, SINCE, TrajectoryState
@@ -30,13 +29,13 @@ def header(state: TrajectoryState) -> str:
     eos = "appended and scored" if s["append_eos"] else "not appended"
     hparams = ", ".join(f"{n} {s[n]:g}" for n in ("beta", "tau", "gamma", "lam") if n in s)
     words = [
-        f"<b>{escape(str(s['model']))}</b>",
-        escape(str(s["dtype"])),
-        f"parameters: {escape(str(s['params']))}",
+        f"<b>{html_text(str(s['model']))}</b>",
+        html_text(str(s["dtype"])),
+        f"parameters: {html_text(str(s['params']))}",
         f"EOS {eos}",
-        f"reference: {escape(str(s['ref']))}",
-        f"loss: {escape(str(s['loss']))}{f' ({escape(hparams)})' if hparams else ''}",
-        f"optimiser: {escape(str(s['optimizer']))}",
+        f"reference: {html_text(str(s['ref']))}",
+        f"loss: {html_text(str(s['loss']))}{f' ({html_text(hparams)})' if hparams else ''}",
+        f"optimiser: {html_text(str(s['optimizer']))}",
         f"learning rate {short(s['lr'])}",
         f"batches of {s['batch_size']}",
         f"{len(state.ids)} probes",
@@ -78,7 +77,7 @@ def sentence(state: TrajectoryState) -> str:
     """What training has done to the picked probe so far, and what the last step was."""
     rows, (predicted, real), step = state.rows, state.regimes, state.step
     color = plots.REGIME_COLORS.get(real, "#555555")
-    name = f"<b>probe {escape(visible_token(state.id))}</b>"
+    name = f"<b>probe {html_text(visible_token(state.id))}</b>"
     if step == 0:
         starts = [f"{side} {short(rows.loc[side, 'logps'])}" for side in rows.index]
         text = f"{name} — Step 0, the start: log π is {' and '.join(starts)} nats."
@@ -119,7 +118,7 @@ def numbers(state: TrajectoryState) -> str:
     for words, (show, value) in LINES.items():
         texts = "".join(f"<td>{show(value(now, start))}</td>" for now, start in cells)
         lines.append(f"<tr><td>{words}</td>{texts}</tr>")
-    above = "".join(f'<th colspan="2">{escape(name)}</th>' for name, *_ in parts)
+    above = "".join(f'<th colspan="2">{html_text(name)}</th>' for name, *_ in parts)
     below = "".join(f"<th>{side}</th>" for _ in parts for side in sides)
     return (
         f'<table class="pe-ranks"><tr><th></th>{above}</tr>'
@@ -208,7 +207,7 @@ def still(state: TrajectoryState) -> str:
     draw_lines(figure, state)
     parts = [
         header(state),
-        f'<div class="pe-quiet">{escape(progress(state, False))}</div>',
+        f'<div class="pe-quiet">{html_text(progress(state, False))}</div>',
         note(state),
         _picture(figure, "lines of the training run"),
         sentence(state),
@@ -218,7 +217,7 @@ def still(state: TrajectoryState) -> str:
         *_still_flow(state),
     ]
     body = "".join(f"<div>{part}</div>" for part in parts if part)
-    return f'<div class="pe-still">{STYLE}{body}</div>'
+    return f'<div class="pe-still {plots.NO_MATHS}">{STYLE}{body}</div>'
 
 
 def _still_flow(state: TrajectoryState) -> list[str]:
@@ -227,7 +226,7 @@ def _still_flow(state: TrajectoryState) -> list[str]:
     try:
         return [flow_words(state), _picture(flow_figure(state), "flow of probability")]
     except ValueError as error:
-        return [f'<div class="pe-quiet">{escape(str(error))}</div>']
+        return [f'<div class="pe-quiet">{html_text(str(error))}</div>']
 
 
 def _picture(figure: Figure, alt: str) -> str:
@@ -248,7 +247,7 @@ def _moved(change: float, loud: bool = False) -> str:
 
 
 def _regime(name: str | None) -> str:
-    return f"<code>{escape(str(name))}</code> ({REGIME_WORDS.get(name, 'not a number')})"
+    return f"<code>{html_text(str(name))}</code> ({REGIME_WORDS.get(name, 'not a number')})"
 
 
 def _two(changes: pd.Series) -> str:
