@@ -10,8 +10,9 @@ import shapes
 import torch
 
 import toolkit as tk
-from toolkit.dynamics._mass_flow import displacement_verdict, legible_texts, mass_flow
+from toolkit.dynamics._mass_flow import displacement_verdict, mass_flow
 from toolkit.dynamics._single_token import single_token_theory
+from toolkit.model._tokens import legible_texts
 
 SHAPES = ["gpt2", "llama", "qwen2"]
 # Their norms compute in float32 whatever the weights are.

@@ -23,6 +23,7 @@ from toolkit.plots import (
     _mass_figure,
     _numbers_table,
     _palette,
+    _token_cells,
     _token_heatmap,
     _token_html,
     _trajectory_figure,
@@ -392,8 +393,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, "tags must nest"
 
     def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "small") and self.rows:
-            self.rows[-1][-1]["text" if self.open[-1] == "td" else "number"] += data
+        inside = self.open[-1:] if "td" in self.open else []
+        if inside and inside[0] in ("td", "span", "small"):
+            self.rows[-1][-1]["number" if inside[0] == "small" else "text"] += data
 
 
 ALLOWED = {"div", "style", "span", "table", "thead", "tbody", "tr", "th", "td", "small", "br"}
@@ -435,7 +437,7 @@ def test_visible_token_shows_what_cannot_be_seen():
 
 def test_shared_prefix_and_suffix_stand_in_the_same_columns():
     chosen, rejected = list("xyxABzz"), list("xyxCzz")
-    columns = _token_html.align_tokens(chosen, rejected)
+    columns = _token_cells.align_tokens(chosen, rejected)
     assert columns[:3] == [(0, 0), (1, 1), (2, 2)] and columns[-2:] == [(5, 4), (6, 5)]
     assert [i for i, _ in columns if i is not None] == list(range(7))
     assert [j for _, j in columns if j is not None] == list(range(6))
@@ -453,7 +455,7 @@ def test_shared_prefix_and_suffix_stand_in_the_same_columns():
 def test_alignment_keeps_order_and_never_pairs_across_a_shared_end(seed):
     rng = np.random.default_rng(seed)
     a, b = (list(rng.choice(list("ab"), rng.integers(0, 12))) for _ in range(2))
-    columns = _token_html.align_tokens(a, b)
+    columns = _token_cells.align_tokens(a, b)
     assert [i for i, _ in columns if i is not None] == list(range(len(a)))
     assert [j for _, j in columns if j is not None] == list(range(len(b)))
     for k, (x, y) in enumerate(zip(a, b, strict=False)):
@@ -471,12 +473,26 @@ def test_long_responses_wrap_both_strips_together():
         assert sum(len(cell["text"]) for cell in top) <= 80
 
 
-def test_multi_byte_pieces_share_a_box_and_repeated_tokens_do_not():
-    frame = strip_frame(["\ufffd", "\ufffd", " the", " the"], [" the"])
+def test_pieces_of_a_character_share_a_box_and_repeated_tokens_do_not():
+    frame = strip_frame(["’", "", " the", " the"], [" the"])
     frame["predicted_delta"] = [0.25, 0.5, 0.1, 0.1, 0.2]
     top = Page(plots.token_strip_html(frame)).rows[0]
-    assert [cell["text"] for cell in top] == ["\ufffd\ufffd", "␠the", "␠the"]
-    assert top[0]["number"] == "+0.75" and "chosen 0–1 " in top[0]["title"]
+    assert [cell["text"] for cell in top] == ["’⋯", "␠the", "␠the"]
+    assert top[0]["number"] == "+0.25+0.50"  # each piece keeps its own position and value
+    assert "chosen 0 · ’ · predicted delta 0.25; chosen 1 · ⋯" in top[0]["title"]
+    assert top[0]["dir"] == "ltr"  # pieces stand in their order, whatever the script
+
+
+def test_tokens_are_compared_by_their_ids():
+    """Pieces of a Hebrew and of an Arabic word were all one sign: the words counted as equal."""
+    frame = strip_frame(["ש", "", "."], ["س", "", "."], token_id=[215, 169, 46, 216, 179, 46])
+    top, bottom = Page(plots.token_strip_html(frame)).rows
+    assert "border" in top[0]["style"] and "border" in bottom[0]["style"]
+    assert "border" not in top[1]["style"]
+    alike = frame.assign(token=["\ufffd"] * 6)
+    top, bottom = Page(plots.token_strip_html(alike)).rows
+    outlined = [("border" in cell.get("style", "")) for cell in top]
+    assert outlined == [True, True, False]
 
 
 def test_boxes_can_be_reached_and_read_without_colour():

@@ -467,12 +467,13 @@ def test_token_shares_equal_their_definition_and_sum_to_ches(shape):
 
 def test_the_token_frame_is_tidy():
     frame = ches_tokens(shapes.policy("gpt2"), shapes.ragged_pairs()[2])
-    columns = ["pair_id", "side", "position", "token", "ches_share", "inner_with_chosen"]
-    assert list(frame.columns) == columns
+    columns = ["pair_id", "side", "position", "token", "token_id", "ches_share"]
+    assert list(frame.columns) == [*columns, "inner_with_chosen"]
     assert set(frame.pair_id) == {"long"} and frame.attrs["model"] == "gpt2"
     assert frame.side.tolist() == ["chosen"] * 12 + ["rejected"] * 3
     assert frame.position.tolist() == [*range(12), *range(3)]
     assert frame.token.tolist()[-3:] == ["<40>", "<0>", "<41>"]
+    assert frame.token_id.tolist()[-3:] == [40, 0, 41]
 
 
 # --- edit distance ---

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from toolkit.checks import choice, whole
 from toolkit.model import Labels, Policy
-from toolkit.model._forward import Row, evaluation, sequences, token_texts
+from toolkit.model._forward import Row, evaluation, sequences
+from toolkit.model._tokens import token_texts
 from toolkit.model.inputs import encoded_pair
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PairError, PreferencePair
@@ -27,7 +28,9 @@ class PromptAttributions:
 
     Attributes:
         id: Pair id.
-        tokens: Texts of the prompt tokens that both responses share.
+        tokens: Texts of the prompt tokens that both responses share; of several that are pieces of
+            one character the first holds it, the others are empty.
+        token_ids: Their ids.
         values: Attributions by target (``chosen``, ``rejected``, ``margin``), each ``[prompt]``.
         gaps: Completeness gap by target, nats: ``Σ attributions − (f(prompt) − f(baseline))``.
         differences: ``f(prompt) − f(baseline)`` by target, nats.
@@ -38,6 +41,7 @@ class PromptAttributions:
 
     id: str
     tokens: list[str]
+    token_ids: np.ndarray
     values: dict[str, np.ndarray]
     gaps: dict[str, float]
     differences: dict[str, float]
@@ -46,9 +50,9 @@ class PromptAttributions:
     labels: Labels
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a prompt token: ``pair_id, position, token`` and the targets' columns."""
-        position = np.arange(len(self.tokens))
-        frame = pd.DataFrame({"pair_id": self.id, "position": position, "token": self.tokens})
+        """Return one row per prompt token: ``pair_id, position, token, token_id``, the targets."""
+        columns = {"pair_id": self.id, "position": np.arange(len(self.tokens))}
+        frame = pd.DataFrame({**columns, "token": self.tokens, "token_id": self.token_ids})
         for target, values in self.values.items():
             frame[target] = values
         gaps = {f"{target}_gap": gap for target, gap in self.gaps.items()}
@@ -120,6 +124,7 @@ def prompt_attributions(
     return PromptAttributions(
         enc.id,
         token_texts(policy.tokenizer, ids, torch.ones_like(ids, dtype=torch.bool)),
+        ids.cpu().numpy(),
         {name: values for name, (values, _) in parts.items()},
         {name: float(values.sum() - change) for name, (values, change) in parts.items()},
         {name: float(change) for name, (_, change) in parts.items()},

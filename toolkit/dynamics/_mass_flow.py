@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from toolkit.checks import shown, whole
 from toolkit.model import Policy
 from toolkit.model._forward import evaluation, response_logits
+from toolkit.model._tokens import legible_texts
 from toolkit.model.inputs import check_policy, encoded_pair
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
@@ -151,32 +152,6 @@ def project(weight: Tensor, direction: Tensor) -> Tensor:
     """Return ``⟨W_v, direction⟩`` for every token v, in float64 without a float64 copy of W."""
     parts = weight.detach().split(8192)
     return torch.cat([part.double() @ direction.to(part.device) for part in parts]).cpu()
-
-
-def legible_texts(tokenizer, ids: Iterable[int]) -> list[str]:
-    """Return the text of each token; pieces of a character as their bytes in hexadecimal."""
-    ids = [int(i) for i in ids]
-    texts = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids]
-    names = getattr(tokenizer, "convert_ids_to_tokens", None)
-    broken = [k for k, text in enumerate(texts) if "\ufffd" in text] if names else []
-    for k in broken:
-        texts[k] = _bytes_shown(names(ids[k]))
-    return texts
-
-
-def _bytes_shown(piece: str) -> str:
-    """A byte-level piece with its bytes readable; any other piece as it is (``<0xE2>``)."""
-    byte_of = _byte_alphabet()
-    if not all(letter in byte_of for letter in piece):
-        return piece
-    return bytes(byte_of[letter] for letter in piece).decode("utf-8", "backslashreplace")
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Byte-level BPE writes each byte as one letter: itself if it prints, else from 256 on."""
-    prints = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in set(prints)]
-    return {chr(b): b for b in prints} | {chr(256 + n): b for n, b in enumerate(others)}
 
 
 def group_of(text: str, word_groups: Mapping[str, str]) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from toolkit.dynamics import _step
 from toolkit.model import Policy, reference
-from toolkit.model._forward import evaluation, sequences, token_texts
+from toolkit.model._forward import evaluation, sequences
+from toolkit.model._tokens import token_texts
 from toolkit.pairs import EncodedPair
 
 
@@ -30,6 +31,7 @@ class Watch:
                 "side": np.array(_step.SIDES, dtype=object)[at % 2],
                 "position": np.concatenate([np.arange(n) for n in lengths]),
                 "token": [token for text in texts for token in text],
+                "token_id": torch.cat([ids[mask] for ids, mask in rows]).cpu().numpy(),
                 "row": at,
             }
         )

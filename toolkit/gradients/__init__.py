@@ -21,7 +21,8 @@ from toolkit.gradients._gradient_results import (
 )
 from toolkit.gradients._metric import Metric
 from toolkit.model import Labels, Params, Policy, batches, reference_logps
-from toolkit.model._forward import evaluation, scored_logps, sequences, token_texts
+from toolkit.model._forward import evaluation, scored_logps, sequences
+from toolkit.model._tokens import token_texts
 from toolkit.model.inputs import encoded_pair, encoded_pairs
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
@@ -149,8 +150,7 @@ def token_contributions(
     else:
         found = _tangents.token_products(policy.model, task.plan, rows)
     values = [_numpy(torch.cat(list(v))) for v in found]
-    sides, positions, tokens = _token_axis(policy, rows)
-    return TokenContributions(enc.id, sides, positions, tokens, *values, labels=task.labels)
+    return TokenContributions(enc.id, *_token_axis(policy, rows), *values, labels=task.labels)
 
 
 @alone
@@ -195,8 +195,7 @@ def token_matrix(
             _, gram = _token_gram.token_gram(
                 policy.model, task.plan, rows, done=lambda level, count: _show(bar, level, count)
             )
-    sides, positions, tokens = _token_axis(policy, rows)
-    return TokenMatrix(enc.id, gram.numpy(), tokens, sides, positions, task.labels)
+    return TokenMatrix(enc.id, *_token_axis(policy, rows), gram.numpy(), task.labels)
 
 
 @alone
@@ -331,10 +330,12 @@ def _show(bar, level: int, count: int) -> None:
     bar.update(level - bar.n)
 
 
-def _token_axis(policy: Policy, rows) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _token_axis(policy: Policy, rows) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
+    """The side, the position, the text and the id of every scored token."""
     texts = [token_texts(policy.tokenizer, *row) for row in rows]
     sides = np.repeat(["chosen", "rejected"], [len(t) for t in texts])
-    return sides, np.concatenate([np.arange(len(t)) for t in texts]), texts[0] + texts[1]
+    ids = torch.cat([ids[mask] for ids, mask in rows]).cpu().numpy()
+    return sides, np.concatenate([np.arange(len(t)) for t in texts]), texts[0] + texts[1], ids
 
 
 def _to_stats(ids, own, ref, parts: dict[str, Tensor], labels: Labels) -> PairStats:

@@ -116,7 +116,9 @@ class TokenContributions:
         id: Pair id.
         sides: ``"chosen"`` or ``"rejected"`` of each token; chosen tokens first.
         positions: Position within the completion, from 0.
-        tokens: Token texts.
+        tokens: Token texts; of several tokens that are pieces of one character the first holds it,
+            the others are empty.
+        token_ids: Token ids, which tell such pieces apart.
         logps: log π of each token, nats.
         with_chosen: ⟨∇log π_t, g_chosen⟩ of each token.
         with_rejected: ⟨∇log π_t, g_rejected⟩ of each token.
@@ -127,6 +129,7 @@ class TokenContributions:
     sides: np.ndarray
     positions: np.ndarray
     tokens: list[str]
+    token_ids: np.ndarray
     logps: np.ndarray
     with_chosen: np.ndarray
     with_rejected: np.ndarray
@@ -143,8 +146,8 @@ class TokenContributions:
             lr: Learning rate of the gradient-descent step.
 
         Returns:
-            Columns ``pair_id, side, position, token, logp, with_chosen, with_rejected`` and
-            ``predicted_delta = lr·(d_chosen·with_chosen − d_rejected·with_rejected)``.
+            Columns ``pair_id, side, position, token, token_id, logp, with_chosen, with_rejected``
+            and ``predicted_delta = lr·(d_chosen·with_chosen − d_rejected·with_rejected)``.
         """
         delta = lr * (d_chosen * self.with_chosen - d_rejected * self.with_rejected)
         frame = pd.DataFrame(
@@ -153,6 +156,7 @@ class TokenContributions:
                 "side": self.sides,
                 "position": self.positions,
                 "token": self.tokens,
+                "token_id": self.token_ids,
                 "logp": self.logps,
                 "with_chosen": self.with_chosen,
                 "with_rejected": self.with_rejected,
@@ -170,18 +174,21 @@ class TokenMatrix:
 
     Attributes:
         id: Pair id.
-        matrix: ⟨∇log π_i, ∇log π_j⟩, shape ``[n, n]``, symmetric and positive semi-definite.
-        tokens: Token texts, length ``n``.
         sides: ``"chosen"`` or ``"rejected"`` of each row.
         positions: Position within the completion, from 0.
+        tokens: Token texts, length ``n``; of several tokens that are pieces of one character the
+            first holds it, the others are empty.
+        token_ids: Token ids.
+        matrix: ⟨∇log π_i, ∇log π_j⟩, shape ``[n, n]``, symmetric and positive semi-definite.
         labels: What it was measured with.
     """
 
     id: str
-    matrix: np.ndarray
-    tokens: list[str]
     sides: np.ndarray
     positions: np.ndarray
+    tokens: list[str]
+    token_ids: np.ndarray
+    matrix: np.ndarray
     labels: Labels
 
     @property
@@ -191,22 +198,19 @@ class TokenMatrix:
         return np.clip(_divide(self.matrix, np.outer(norms, norms)), -1.0, 1.0)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a cell: ``side_i, position_i, token_i, side_j, …, inner, cosine``."""
+        """Return one row per cell: ``side_i, position_i, token_i, token_id_i, side_j, …``."""
         n = len(self.tokens)
         i, j = np.divmod(np.arange(n * n), n)
-        tokens = np.array(self.tokens, dtype=object)
-        frame = pd.DataFrame(
-            {
-                "side_i": self.sides[i],
-                "position_i": self.positions[i],
-                "token_i": tokens[i],
-                "side_j": self.sides[j],
-                "position_j": self.positions[j],
-                "token_j": tokens[j],
-                "inner": self.matrix.ravel(),
-                "cosine": self.cosine.ravel(),
-            }
-        )
+        axis = {
+            "side": self.sides,
+            "position": self.positions,
+            "token": np.array(self.tokens, dtype=object),
+            "token_id": self.token_ids,
+        }
+        both = (("i", i), ("j", j))
+        columns = {f"{name}_{k}": values[at] for k, at in both for name, values in axis.items()}
+        products = {"inner": self.matrix.ravel(), "cosine": self.cosine.ravel()}
+        frame = pd.DataFrame({**columns, **products})
         frame.attrs.update(self.labels.to_attrs(), pair_id=self.id)
         return frame
 

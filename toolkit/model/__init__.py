@@ -24,7 +24,8 @@ from toolkit.model._checkpoints import (
     tokenizer_if_any,
     with_adapter,
 )
-from toolkit.model._forward import Row, evaluation, scored_logps, sequences, token_texts
+from toolkit.model._forward import Row, evaluation, scored_logps, sequences
+from toolkit.model._tokens import token_texts
 from toolkit.model.inputs import encoded_pairs
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PairError, PreferencePair, encode
@@ -70,8 +71,9 @@ class PairLogps:
         rejected: The same for the rejected response, shape ``[rejected_length]``.
         ref_chosen: Chosen under the reference model, same shape as ``chosen``.
         ref_rejected: Rejected under the reference model.
-        chosen_tokens: Text of each scored chosen token.
-        rejected_tokens: Text of each scored rejected token.
+        chosen_tokens: Text of each scored chosen token; of several tokens that are pieces of one
+            character the first holds it, the others are empty.
+        rejected_tokens: The same of the rejected response.
     """
 
     id: str

@@ -63,11 +63,6 @@ def padded_ids(rows: Sequence[Row]) -> Tensor:
     return nn.utils.rnn.pad_sequence([ids for ids, _ in rows], batch_first=True)
 
 
-def token_texts(tokenizer, ids: Tensor, mask: Tensor) -> list[str]:
-    """Return the text of each scored token, one string a token (pieces of a character included)."""
-    return [tokenizer.decode([int(i)], clean_up_tokenization_spaces=False) for i in ids[mask]]
-
-
 @contextlib.contextmanager
 def evaluation(model: nn.Module) -> Iterator[nn.Module]:
     """Switch dropout off inside the block and restore every module's own mode after it."""

@@ -14,6 +14,7 @@ from toolkit.plots._palette import (
     short_number,
     unit_text,
 )
+from toolkit.plots._user_text import CONTINUED
 
 _MAX_CELLS_WITH_NUMBERS = 16
 _MAX_TICKS = 40
@@ -133,14 +134,16 @@ def _token_ticks(axis, tokens, rotation=0) -> None:
     step = -(-len(tokens) // _MAX_TICKS)
     subscripts = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
     shown = range(0, len(tokens), step)
-    labels = [
-        drawable(tokens["token"][k])[:18] + str(tokens["position"][k]).translate(subscripts)
-        for k in shown
-    ]
+    named = zip(tokens["token"][::step], tokens["position"][::step], strict=True)
+    labels = [_shown(token, place) + str(place).translate(subscripts) for token, place in named]
     axis.set_major_locator(FixedLocator(list(shown)))
     axis.set_ticklabels(labels, rotation=rotation, fontsize=8, parse_math=False,
                         fontfamily=families())  # fmt: skip
     axis.set_tick_params(length=2)
+
+
+def _shown(token: str, position: int) -> str:
+    return CONTINUED if token == "" and position else drawable(token)[:18]
 
 
 def _separate(ax, rows, columns) -> None:

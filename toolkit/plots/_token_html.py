@@ -6,9 +6,7 @@ of an untrusted notebook.
 
 import math
 import unicodedata
-from difflib import SequenceMatcher
-from itertools import groupby, zip_longest
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
@@ -21,6 +19,7 @@ from toolkit.plots._palette import (
     short_number,
     unit_text,
 )
+from toolkit.plots._token_cells import Cell, Piece, align_tokens, cells_of
 from toolkit.plots._user_text import NO_MATHS, html_text, visible_token
 
 # Tripled class names outrank JupyterLab's own rules for tables in an output.
@@ -39,6 +38,7 @@ line-height:1.3;position:relative}
 .pet.pet.pet th{font:12px var(--jp-ui-font-family,sans-serif);text-align:right;min-width:4.6em;
 padding-top:4px}
 .pet.pet.pet td{border-radius:3px;border:2px solid transparent}
+.pet.pet.pet td .pet-piece+.pet-piece{border-left:1px dotted #909090}
 .pet.pet.pet td small{display:block;font-size:10px}
 .pet.pet.pet .pet-gap{border:1px dashed #909090}
 .pet.pet.pet td:focus{outline:2px solid #E69F00;outline-offset:1px}
@@ -49,44 +49,6 @@ background:#222;color:#fff;padding:3px 7px;border-radius:3px;font-size:12px;text
 font-size:11px;
 box-shadow:inset 0 0 0 1px #909090}
 </style>"""
-
-
-class _Cell(NamedTuple):
-    """One box of a strip: a token, or the pieces of one multi-byte text."""
-
-    text: str
-    value: float
-    first: int
-    last: int
-
-    @property
-    def shown(self) -> str:
-        """The text with its whitespace visible; not yet escaped."""
-        return visible_token(self.text)
-
-
-def align_tokens(chosen: list[str], rejected: list[str]) -> list[tuple[int | None, int | None]]:
-    """Columns of indices that put equal tokens of the two responses above each other.
-
-    The shared prefix and suffix are matched first, the middle by its longest common blocks.
-
-    Returns:
-        One ``(index in chosen or None, index in rejected or None)`` a column, in reading order.
-
-    Example:
-        >>> align_tokens(["a", "b", "z"], ["a", "z"])
-        [(0, 0), (1, None), (2, 1)]
-    """
-    shorter = min(len(chosen), len(rejected))
-    start = next((k for k in range(shorter) if chosen[k] != rejected[k]), shorter)
-    rest = shorter - start
-    end = next((k for k in range(rest) if chosen[-1 - k] != rejected[-1 - k]), rest)
-    columns = [(k, k) for k in range(start)]
-    middle = (chosen[start : len(chosen) - end], rejected[start : len(rejected) - end])
-    for _, i0, i1, j0, j1 in SequenceMatcher(None, *middle, autojunk=False).get_opcodes():
-        columns += zip_longest(range(start + i0, start + i1), range(start + j0, start + j1))
-    tails = range(len(chosen) - end, len(chosen)), range(len(rejected) - end, len(rejected))
-    return columns + list(zip(*tails, strict=True))
 
 
 def _one_pair(frame: pd.DataFrame, picked) -> pd.DataFrame:
@@ -101,32 +63,17 @@ def _one_pair(frame: pd.DataFrame, picked) -> pd.DataFrame:
     return frame[frame["pair_id"] == picked]
 
 
-def _cells(frame: pd.DataFrame, value: str) -> list[_Cell]:
-    """The boxes of one side; neighbours that are pieces of multi-byte text share one box."""
-    ordered = frame.sort_values("position", kind="stable")
-    rows = list(
-        zip(
-            ordered["position"].astype(int),
-            ordered["token"].astype(str),
-            ordered[value].astype(float),
-            strict=True,
-        )
-    )
-    cells = []
-    for broken, run in groupby(rows, key=lambda row: "\ufffd" in row[1]):
-        run = list(run)
-        for part in [run] if broken else [[row] for row in run]:
-            text = "".join(row[1] for row in part)
-            cells.append(_Cell(text, sum(row[2] for row in part), part[0][0], part[-1][0]))
-    return cells
-
-
-def _vmax(cells: list[_Cell], vmax: float | None) -> float:
+def _vmax(cells: list[Cell], vmax: float | None) -> float:
     if vmax is not None:
         if not vmax > 0 or math.isinf(vmax):
             raise ValueError(f"vmax must be a positive finite number, got {vmax!r}")
         return float(vmax)
-    return max((abs(cell.value) for cell in cells if math.isfinite(cell.value)), default=0.0) or 1.0
+    sizes = (abs(value) for value in _values(cells) if math.isfinite(value))
+    return max(sizes, default=0.0) or 1.0
+
+
+def _values(cells: Iterable[Cell]) -> Iterator[float]:
+    return (piece.value for cell in cells for piece in cell.pieces)
 
 
 def token_strip_html(
@@ -139,11 +86,14 @@ def token_strip_html(
 ) -> str:
     """Two aligned token strips, chosen above rejected, each token coloured by ``value``.
 
-    Tokens without an equal partner are outlined, gaps are dashed, pieces of multi-byte text
-    share a box (values summed), repeated tokens never merge. Every value is also written.
+    Tokens without an equal partner are outlined, gaps are dashed, repeated tokens never merge.
+    Tokens that are pieces of one character share a box: the first shows it, the others a ⋯.
+    Every value is also written.
 
     Args:
         frame: tidy rows with ``side, position, token`` and ``value`` (one pair, or ``picked``).
+            Tokens are equal if their ``token_id`` is, or their text where the frame has no ids;
+            an empty ``token`` is a further piece of the one before it.
         value: the column to show; ``logp`` is coloured from 0 down, all others around zero.
         vmax: end of the colour scale in the column's unit; None takes the largest magnitude.
             Give it to keep one scale while a control moves.
@@ -165,8 +115,8 @@ def token_strip_html(
     """
     require(frame, "side", "position", "token", value)
     rows = _one_pair(frame, picked)
-    sides = [_cells(rows[rows["side"] == side], value) for side in ("chosen", "rejected")]
-    columns = align_tokens(*[[cell.text for cell in cells] for cells in sides])
+    sides = [cells_of(rows[rows["side"] == side], value) for side in ("chosen", "rejected")]
+    columns = align_tokens(*[[cell.key for cell in cells] for cells in sides])
     pairs = [tuple(None if k is None else cells[k] for cells, k in zip(sides, column, strict=True))
              for column in columns]  # fmt: skip
     return _strips(
@@ -206,7 +156,7 @@ def prompt_strip_html(
     """
     require(frame, "position", "token", value)
     rows = _one_pair(frame, picked)
-    cells = _cells(rows[rows["in_prompt"].astype(bool)] if "in_prompt" in rows else rows, value)
+    cells = cells_of(rows[rows["in_prompt"].astype(bool)] if "in_prompt" in rows else rows, value)
     columns = [(cell,) for cell in cells]
     return _strips(frame, columns, ("prompt",), value, _vmax(cells, vmax), width)
 
@@ -220,14 +170,14 @@ def _strips(frame, columns, sides, value, vmax, width) -> str:
     foot = f'<div class="pet-words">{foot}</div>' if foot else ""
     outlined = any(_alone(column) for column in columns)
     cells = [cell for column in columns for cell in column if cell is not None]
-    clipped = any(abs(cell.value) > vmax for cell in cells)
+    clipped = any(abs(value) > vmax for value in _values(cells))
     legend = _legend(scale, outlined, clipped)
     return f'<div class="pet {NO_MATHS}">{_STYLE}{legend}{body}{foot}</div>'
 
 
 def _alone(column) -> bool:
     """Whether the two responses differ in this column."""
-    return None in column or column[0].text != column[-1].text
+    return None in column or column[0].key != column[-1].key
 
 
 def _plain(column: str) -> str:
@@ -261,7 +211,7 @@ def _wrap(columns, vmax: float, width: int) -> list:
     blocks, used = [[]], 0
     for column in columns:
         cells = [cell for cell in column if cell is not None]
-        need = 2 + max(max(_columns_wide(c), len(short_number(c.value, vmax))) for c in cells)
+        need = max(sum(_columns_wide(piece, vmax) for piece in cell.pieces) for cell in cells)
         if blocks[-1] and used + need > width:
             blocks.append([])
             used = 0
@@ -270,8 +220,9 @@ def _wrap(columns, vmax: float, width: int) -> list:
     return blocks
 
 
-def _columns_wide(cell: _Cell) -> int:
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in cell.shown)
+def _columns_wide(piece: Piece, vmax: float) -> int:
+    letters = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in piece.shown)
+    return 2 + max(letters, len(short_number(piece.value, vmax)))
 
 
 def _block(block, sides, scale, number: int, total: int) -> str:
@@ -286,17 +237,36 @@ def _block(block, sides, scale, number: int, total: int) -> str:
     return f'<table role="presentation"><tbody>{"".join(rows)}</tbody></table>'
 
 
-def _box(cell: _Cell | None, column, side: str, scale) -> str:
+def _box(cell: Cell | None, column, side: str, scale) -> str:
     if cell is None:
         return '<td class="pet-gap" role="presentation" aria-hidden="true"></td>'
-    where = f"{cell.first}" if cell.first == cell.last else f"{cell.first}–{cell.last}"
-    pieces = "" if cell.first == cell.last else " · pieces of one multi-byte text"
-    exact = "not a number" if math.isnan(cell.value) else f"{cell.value:.6g}".replace("-", "−")
-    title = f"{side} {where} · {cell.shown} · {_plain(scale[0])} {exact}{pieces}"
+    texts = [_piece_title(piece, side, scale) for piece in cell.pieces]
     outline = ";border:2px solid #000;box-shadow:0 0 0 1px #fff" if _alone(column) else ""
-    return (
-        f'<td role="listitem" tabindex="0" dir="auto" title="{html_text(title)}" '
-        f'style="{_style(cell.value, scale)}{outline}">{html_text(cell.shown)}'
-        # The line break is for notebooks that are not trusted: JupyterLab drops the style there.
-        f'<br><small dir="ltr">{short_number(cell.value, scale[1])}</small></td>'
+    first, *others = cell.pieces
+    if not others:
+        return (
+            f'<td role="listitem" tabindex="0" dir="auto" title="{html_text(texts[0])}" '
+            f'style="{_style(first.value, scale)}{outline}">{_inside(first, scale)}</td>'
+        )
+    texts[1:] = [f"{text} (a piece of {first.shown})" for text in texts[1:]]
+    spans = "".join(
+        f'<span dir="auto" class="pet-piece" title="{html_text(text)}" '
+        f'style="display:inline-block;padding:2px 5px;{_style(piece.value, scale)}">'
+        f"{_inside(piece, scale)}</span>"
+        for piece, text in zip(cell.pieces, texts, strict=True)
     )
+    return (
+        f'<td role="listitem" tabindex="0" dir="ltr" title="{html_text("; ".join(texts))}" '
+        f'style="padding:0{outline}">{spans}</td>'
+    )
+
+
+def _piece_title(piece: Piece, side: str, scale) -> str:
+    exact = "not a number" if math.isnan(piece.value) else f"{piece.value:.6g}".replace("-", "−")
+    return f"{side} {piece.position} · {piece.shown} · {_plain(scale[0])} {exact}"
+
+
+def _inside(piece: Piece, scale) -> str:
+    # The line break is for notebooks that are not trusted: JupyterLab drops the style there.
+    number = short_number(piece.value, scale[1])
+    return f'{html_text(piece.shown)}<br><small dir="ltr">{number}</small>'

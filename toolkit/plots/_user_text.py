@@ -6,6 +6,7 @@ from html import escape
 
 # Class names that MathJax leaves alone: those of version 3 (JupyterLab) and 2 (nbconvert, nbviewer)
 NO_MATHS = "mathjax_ignore tex2jax_ignore"
+CONTINUED = "⋯"  # in place of a token that is a further piece of the character before it
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _SIGNS = {"\n": "↵", "\t": "⇥"}
 # Between two letters of such scripts a joiner shapes them (emoji, Persian); elsewhere it hides.

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from toolkit.checks import flag, whole
 from toolkit.model import Policy, batches
-from toolkit.model._forward import evaluation, sequences, token_texts
+from toolkit.model._forward import evaluation, sequences
+from toolkit.model._tokens import token_texts
 from toolkit.model.inputs import encoded_pair, encoded_pairs
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
@@ -138,6 +139,7 @@ def ches_tokens(policy: Policy, pair: PreferencePair | EncodedPair) -> pd.DataFr
             "side": side,
             "position": range(len(h)),
             "token": token_texts(policy.tokenizer, *row),
+            "token_id": row[0][row[1]].cpu().numpy(),
             "ches_share": share.double().cpu().numpy(),
             "inner_with_chosen": (h @ total).cpu().numpy(),
         }
