@@ -36,7 +36,7 @@ def audit_pairs(
     policy: Any,
     *,
     max_length: int | None = None,
-    append_eos: bool = True,
+    append_eos: bool | None = None,
 ) -> pd.DataFrame:
     """Report what encoding does with each pair and why a pair cannot be used.
 
@@ -44,7 +44,7 @@ def audit_pairs(
         pairs: pairs; rows that `load_pairs` skipped are listed too, in their place.
         policy: a `Policy`, any object with `tokenizer` and `context_length`, or a tokenizer.
         max_length: most tokens a side may have; the policy's context length holds as well.
-        append_eos: as in `encode`.
+        append_eos: as in `encode`; None for the policy's own (True for a tokenizer).
 
     Returns:
         One row a pair: id, row, prompt_tokens (unscored), chosen_tokens and rejected_tokens
@@ -64,6 +64,8 @@ def audit_pairs(
     """
     check_count("max_length", max_length)
     tokenizer = getattr(policy, "tokenizer", policy)
+    if append_eos is None:
+        append_eos = getattr(policy, "append_eos", True)
     limits = (max_length, getattr(policy, "context_length", None))
     limit = min((value for value in limits if value is not None), default=None)
     records = [_audit_pair(pair, tokenizer, append_eos, limit) for pair in pairs]
@@ -71,12 +73,10 @@ def audit_pairs(
     if skipped is not None and len(skipped):
         for row, id, reason in skipped.itertuples(index=False):
             identical = True if reason == IDENTICAL else None
-            records.append(
-                {"id": id, "row": row, "identical": identical, "usable": False, "reason": reason}
-            )
+            record = {"id": id, "row": row, "identical": identical}
+            records.append(record | {"usable": False, "reason": reason, "notes": ""})
         records.sort(key=lambda record: record["row"])
-    frame = pd.DataFrame(records, columns=list(AUDIT_COLUMNS))
-    return frame.fillna({"notes": ""}).astype(AUDIT_COLUMNS)
+    return pd.DataFrame(records, columns=list(AUDIT_COLUMNS)).astype(AUDIT_COLUMNS)
 
 
 def _audit_pair(

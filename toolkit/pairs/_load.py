@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ._formats import split_row
+from ._formats import SHARED_TURN, split_row
 from ._pair import PairError, PairList, PreferencePair
 from ._sources import read_rows, shipped_names
-from ._values import RowError, check_count, plain
+from ._values import LayoutError, RowError, as_text, brief, check_count, plain
+
+SKIP = 'to leave bad rows out and list them in .skipped: load_pairs(source, on_error="skip")'
 
 
 def shipped_pairs() -> list[str]:
@@ -60,7 +64,9 @@ def load_pairs(
         ('Is it fine?', ' Yes', ' No')
     """
     if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error: got {on_error!r}; allowed are 'raise' and 'skip'")
+        raise ValueError(f"on_error: got {brief(on_error)}; allowed are 'raise' and 'skip'")
+    if not isinstance(split, str):
+        raise ValueError(f"split: got {brief(split)}; allowed is the name of a split, as text")
     check_count("limit", limit)
     pairs: list[PreferencePair] = []
     skipped: list[tuple[int, str | None, str]] = []
@@ -71,13 +77,26 @@ def load_pairs(
             pairs.append(read_pair(row, id, values, rows_of_ids))
         except RowError as error:
             if on_error == "raise":
-                raise PairError(str(error), row=row, id=id) from None
+                hint = "" if isinstance(error, LayoutError) else SKIP
+                raise PairError(str(error), row=row, id=id, hint=hint) from None
             skipped.append((row, id, str(error)))
         if len(pairs) == limit:
             break
     if not pairs and not skipped:
         raise ValueError(f"source: {_short(source)} holds no rows")
+    _warn(pairs)
     return PairList(pairs, skipped)
+
+
+def _warn(pairs: list[PreferencePair]) -> None:
+    """Say once what loading had to decide about the prompts, beyond what the format asks for."""
+    found = Counter(note for pair in pairs for note in pair.notes if note != SHARED_TURN)
+    if found:
+        lines = [f"{count:,} of {len(pairs):,} pairs: {note}" for note, count in found.items()]
+        message = (
+            f"load_pairs: {'; '.join(lines)}; the notes of each pair and of audit_pairs say which"
+        )
+        warnings.warn(message, stacklevel=3)
 
 
 def _short(source: Any) -> str:
@@ -88,16 +107,20 @@ def row_id(row: int, values: Any) -> str | None:
     """Return the row's id as text, its number where it has none, None where it is no id."""
     if not isinstance(values, Mapping):
         return None
-    id = plain(values.get("id", row))
-    whole = isinstance(id, int) and not isinstance(id, bool)
-    return str(id) if whole or (isinstance(id, str) and id.strip()) else None
+    try:
+        id = plain(values.get("id", row))
+        whole = isinstance(id, int) and not isinstance(id, bool)
+        text = as_text("id", str(id) if whole else id)
+    except (RecursionError, ValueError):  # no text, or no text that can be written
+        return None
+    return text if isinstance(text, str) and text.strip() else None
 
 
 def read_pair(row: int, id: str | None, values: Any, rows_of_ids: dict[str, int]) -> PreferencePair:
     prompt, chosen, rejected, meta, notes = split_row(values)
     if id is None:
-        raise RowError(f"id must be text or a whole number, got {values['id']!r}")
+        raise RowError(f"id must be text or a whole number, got {brief(values['id'])}")
     if id in rows_of_ids:
-        raise RowError(f"id {id!r} is already the id of row {rows_of_ids[id]}")
+        raise RowError(f"id {brief(id)} is already the id of row {rows_of_ids[id]}")
     rows_of_ids[id] = row
     return PreferencePair(id, prompt, chosen, rejected, meta, row, notes)

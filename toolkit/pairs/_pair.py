@@ -12,7 +12,7 @@ from ._values import RowError, Text, as_text
 
 
 class PairError(ValueError):
-    """One pair cannot be used; `row`, `id` and `reason` say which one and why.
+    """One pair cannot be used; `row`, `id` and `reason` say which one and why, `hint` what to type.
 
     Example:
         >>> raise PairError("chosen is empty", row=4, id="a")
@@ -20,12 +20,15 @@ class PairError(ValueError):
         toolkit.pairs._pair.PairError: row 4 (id 'a'): chosen is empty
     """
 
-    def __init__(self, reason: str, *, row: int | None = None, id: str | None = None) -> None:
+    def __init__(
+        self, reason: str, *, row: int | None = None, id: str | None = None, hint: str = ""
+    ) -> None:
         where = "" if row is None else f"row {row}"
         if id is not None:
             where = f"{where} (id {id!r})" if where else f"pair {id!r}"
-        super().__init__(f"{where}: {reason}" if where else reason)
-        self.reason, self.row, self.id = reason, row, id
+        said = f"{where}: {reason}" if where else reason
+        super().__init__(f"{said}; {hint}" if hint else said)
+        self.reason, self.row, self.id, self.hint = reason, row, id, hint
 
 
 @dataclass(frozen=True)
