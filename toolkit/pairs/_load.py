@@ -33,8 +33,13 @@ def load_pairs(
     Rows hold `prompt`, `chosen`, `rejected` as text or as lists of messages; or `chosen` and
     `rejected` that both begin with the prompt; or hh-rlhf transcripts; or the persona columns
     `question`, `answer_matching_behavior` (chosen), `answer_not_matching_behavior` (rejected).
-    All other columns go to `meta`. No text is changed: the responses join the prompt as they
-    stand (persona answers begin with their space, " No" after the question).
+    Without a column `prompt`, one column named instruction, question, query, input, problem,
+    messages or prompt_text is the prompt; several of them, or another column of text that the
+    responses do not hold, are refused with the line that says which is meant. All other columns
+    go to `meta`. A cell of text that spells a list of messages in JSON is that list. No text is
+    changed: the responses join the prompt as they stand (persona answers begin with their space,
+    " No" after the question). A prompt that is empty, that both responses repeat, or that leaves
+    out a column such as `system`, is said in the pair's `notes` and in one warning.
 
     An implicit prompt ends at a word boundary, the space before it going to the responses, and
     before an assistant message in lists of messages. A transcript's prompt ends with the last
@@ -43,7 +48,7 @@ def load_pairs(
 
     Args:
         source: a name of `shipped_pairs()`; a path to .jsonl, .jsonl.gz, .json, .csv or .parquet
-            (messages in a .csv cell are JSON); a DataFrame; a list of dicts; a
+            (.json is read whole); a DataFrame; a list of dicts; a
             `datasets.Dataset` or `DatasetDict`; a hub id "owner/name" (extra `hub`).
         split: which split of a DatasetDict or a hub id.
         limit: stop after this many good pairs.
