@@ -474,6 +474,38 @@ def test_loss_functions_are_known_by_their_code(policy, out):
         score_pairs(policy, pairs_of(2), loss=other, **options)
 
 
+def hinge(margin):
+    return lambda chosen_logps, rejected_logps: (rejected_logps - chosen_logps + margin).relu()
+
+
+def test_losses_of_one_factory_are_not_mixed(policy, out):
+    """They share their code; only the closure tells a resumed run that the loss is another."""
+    options = {"measures": "entanglement", "out": out, "progress": False}
+    score_pairs(policy, pairs_of(2), loss=hinge(1.0), **options)
+    score_pairs(policy, pairs_of(2), loss=hinge(1.0), **options)
+    with pytest.raises(ValueError, match="loss: was '<lambda>"):
+        score_pairs(policy, pairs_of(2), loss=hinge(50.0), **options)
+
+
+def test_a_loss_that_cannot_be_told_apart_needs_a_version(policy, out):
+    random = np.random.default_rng(0)
+
+    def loss(chosen_logps, rejected_logps):
+        return rejected_logps - chosen_logps + 0 * random.random()
+
+    options = {"measures": "entanglement", "progress": False, "loss": loss}
+    with pytest.raises(ValueError, match=r"loss: .*'loss'.*Generator.*loss\.version = '1'"):
+        score_pairs(policy, pairs_of(2), out=out, **options)
+    assert not list(out.parent.iterdir())
+    memory = score_pairs(policy, pairs_of(2), **options)
+    assert memory.attrs["loss"] == "loss"
+    loss.version = "1"
+    exactly(memory, score_pairs(policy, pairs_of(2), out=out, **options))
+    loss.version = "2"
+    with pytest.raises(ValueError, match="loss: was 'loss version 1', is 'loss version 2'"):
+        score_pairs(policy, pairs_of(2), out=out, **options)
+
+
 def test_a_loss_and_its_default_are_one_setting(policy, out, stored):
     options = {"measures": "entanglement", "out": out, "progress": False}
     score_pairs(policy, pairs_of(2), **options)

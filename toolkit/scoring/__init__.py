@@ -189,10 +189,7 @@ class _Run:
     @property
     def attrs(self) -> dict[str, object]:
         """What the numbers were measured with."""
-        labels = self.policy.labels(self.settings.params).to_attrs()
-        if "entanglement" in self.settings.measures:
-            labels |= {"loss": str(self.settings.to_key()["loss"]), **self.settings.hparams}
-        return labels
+        return self.policy.labels(self.settings.params).to_attrs() | self.settings.labels
 
     def in_memory(self) -> pd.DataFrame:
         """Score everything and hold it."""

@@ -1,10 +1,9 @@
-"""What decides the numbers of a scoring run, as hashes: weights, tokenizer, functions, pairs."""
+"""What decides the numbers of a scoring run, as hashes: weights, tokenizer, pairs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from importlib import metadata
 
 import torch
@@ -27,7 +26,7 @@ def run_key(policy: Policy, settings: dict[str, object], params: Params) -> dict
         "toolkit": _version(),
         "model weights": weights_hash(model),
         "reference": policy.ref_name if ref is None else weights_hash(ref),
-        "parameter set": _digest("\n".join(policy.parameters_in(params))),
+        "parameter set": digest("\n".join(policy.parameters_in(params))),
         "tokenizer": tokenizer_hash(policy.tokenizer),
         "dtype": policy.labels(params).dtype,
         "append_eos": policy.append_eos,
@@ -56,34 +55,22 @@ def tokenizer_hash(tokenizer) -> str:
         content = {k: v for k, v in content.items() if k not in ("padding", "truncation")}
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     template = getattr(tokenizer, "chat_template", None)
-    return _digest([type(tokenizer).__name__, content, special, template])
-
-
-def function_name(value: str | Callable) -> str:
-    """Return a name as it is, and a function's name with a hash of its code."""
-    if isinstance(value, str):
-        return value
-    name, code = getattr(value, "__name__", type(value).__name__), getattr(value, "__code__", None)
-    if code is None:
-        return name
-    # Constants may hold code objects, whose text names a memory address.
-    constants = [repr(c) for c in code.co_consts if not hasattr(c, "co_code")]
-    return f"{name} {_digest([code.co_code.hex(), constants, code.co_names])}"
+    return digest([type(tokenizer).__name__, content, special, template])
 
 
 def row_hash(id: str | None, item: PreferencePair | EncodedPair | str) -> str:
     """Hash one row's content: the pair, or the reason why there is none."""
     if isinstance(item, EncodedPair):
         names = ("chosen_ids", "chosen_mask", "rejected_ids", "rejected_mask")
-        return _digest([id, *(getattr(item, name).tolist() for name in names)])
+        return digest([id, *(getattr(item, name).tolist() for name in names)])
     if isinstance(item, PreferencePair):
-        return _digest([id, item.prompt, item.chosen, item.rejected, item.notes])
-    return _digest([id, "", item])
+        return digest([id, item.prompt, item.chosen, item.rejected, item.notes])
+    return digest([id, "", item])
 
 
 def part_hash(rows: list[str]) -> str:
     """Hash the rows of one part."""
-    return _digest(rows)
+    return digest(rows)
 
 
 def differences(old: dict[str, object], new: dict[str, object]) -> str:
@@ -92,7 +79,8 @@ def differences(old: dict[str, object], new: dict[str, object]) -> str:
     return "; ".join(f"{name}: was {old.get(name)!r}, is {new.get(name)!r}" for name in names)
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
+    """Hash a value that JSON can hold."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:LENGTH]
 

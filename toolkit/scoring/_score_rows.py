@@ -15,7 +15,7 @@ from toolkit.gradients import PairStats, pair_stats
 from toolkit.losses import check_loss
 from toolkit.model import Params, Policy
 from toolkit.pairs import AUDIT_COLUMNS, EncodedPair, PairError, PairList, audit_pairs
-from toolkit.scoring._score_key import function_name
+from toolkit.scoring._function_key import Unhashable, function_key
 from toolkit.scoring._score_stream import Row
 from toolkit.similarity import similarity
 
@@ -102,12 +102,38 @@ class Settings:
         return pa.schema([(name, ARROW[kind]) for name, kind in self.dtypes.items()])
 
     def to_key(self) -> dict[str, object]:
-        """Return the settings that decide the numbers."""
+        """Return the settings that decide the numbers.
+
+        Raises:
+            ValueError: If the loss is a function that cannot be told from another one.
+        """
         key = {"measures": self.measures, "rows_per_part": self.rows_per_part}
-        key["params"] = function_name(self.params)
+        key["params"] = _name(self.params)  # what a predicate picks is in the key by itself
         if "entanglement" in self.measures:
-            key |= {"loss": function_name(self.loss), "hparams": self.hparams}
+            key |= {"loss": self._loss_key(), "hparams": self.hparams}
         return key
+
+    @property
+    def labels(self) -> dict[str, object]:
+        """What the numbers of the loss belong to, for a person."""
+        measured = "entanglement" in self.measures
+        return {"loss": _name(self.loss), **self.hparams} if measured else {}
+
+    def _loss_key(self) -> str:
+        if isinstance(self.loss, str):
+            return self.loss
+        try:
+            return function_key(self.loss)
+        except Unhashable as error:
+            raise ValueError(
+                f"loss: a run on disk must tell {_name(self.loss)!r} from any other function, but "
+                f"{error}; name it yourself with loss.version = '1', and another text whenever it "
+                "changes, or give out=None"
+            ) from None
+
+
+def _name(value: str | Callable) -> str:
+    return value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
