@@ -494,25 +494,6 @@ def test_padding_rows_of_the_embedding_get_no_gradient():
     assert max(worst_errors(policy, shapes.ragged_pairs())) <= 2e-6
 
 
-def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
-    """Out of memory costs no finished pair and changes no number."""
-    policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()
-    whole = tk.pair_stats(policy, pairs, progress=False)
-    measure, sizes = gradients._measure, []
-
-    def tight(task, batch):
-        sizes.append(len(batch))
-        if len(batch) > 1:
-            raise torch.OutOfMemoryError("not enough memory")
-        return measure(task, batch)
-
-    monkeypatch.setattr(gradients, "_measure", tight)
-    halved = tk.pair_stats(policy, pairs, progress=False)
-    assert sizes[0] == 5 and sizes.count(1) == 5
-    np.testing.assert_allclose(halved.inner, whole.inner, rtol=1e-9)
-    assert halved.ids == whole.ids
-
-
 def test_other_runtime_errors_are_not_swallowed(monkeypatch):
     def broken(*_):
         raise RuntimeError("shape mismatch")

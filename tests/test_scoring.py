@@ -204,20 +204,6 @@ def test_a_loss_that_is_not_finite_for_one_pair_spares_the_others(policy):
     assert np.isfinite(scores["inner"]).all()
 
 
-def test_similarity_takes_half_the_batch_where_memory_is_short(policy, monkeypatch):
-    sizes, real = [], _score_rows.similarity
-
-    def short(policy, pairs, *, batch_size, progress):
-        sizes.append(batch_size)
-        if batch_size is None or batch_size > 2:
-            raise torch.OutOfMemoryError("full")
-        return real(policy, pairs, batch_size=batch_size)
-
-    monkeypatch.setattr(_score_rows, "similarity", short)
-    assert score_pairs(policy, pairs_of(3), **FAST)["ches"].notna().all()
-    assert sizes == [None, 4, 2]
-
-
 # ---- interruption ----
 
 

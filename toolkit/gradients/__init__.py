@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from toolkit.gradients._gradient_results import (
 from toolkit.gradients._metric import Metric
 from toolkit.model import Labels, Params, Policy, batches, reference_logps
 from toolkit.model._forward import evaluation, scored_logps, sequences
+from toolkit.model._memory import in_halves
 from toolkit.model._tokens import token_texts
 from toolkit.model.inputs import encoded_pair, encoded_pairs
 from toolkit.model.turns import alone
@@ -105,7 +107,7 @@ def iter_pair_stats(
     bar = tqdm(total=len(encoded), desc="pair gradients", unit="pair", disable=not progress)
     with bar:
         for batch in task.fitting(encoded, batch_size, memory):
-            for part in _measured(task, batch):
+            for part in in_halves(partial(_measure, task), batch):
                 bar.update(len(part))
                 yield part
 
@@ -299,19 +301,6 @@ class _Task:
 
 
 @alone
-def _measured(task: _Task, batch) -> list[PairStats]:
-    """Measure one batch, in halves where it does not fit into memory."""
-    try:
-        return [_measure(task, batch)]
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        full = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-        if not full or len(batch) == 1:
-            raise
-    half = len(batch) // 2
-    parts = (batch[:half], batch[half:])
-    return [stats for part in parts for stats in _measured(task, part)]
-
-
 def _measure(task: _Task, batch) -> PairStats:
     model, plan, rows = task.policy.model, task.plan, sequences(batch)
     if plan.rules:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import torch
 
 from toolkit.entanglement import entanglement
 from toolkit.gradients import PairStats, pair_stats
@@ -157,7 +156,8 @@ def score_rows(policy: Policy, rows: Sequence[Row], settings: Settings) -> pa.Ta
     if {"stats", "entanglement"} & set(settings.measures) and encoded:
         columns.append(_gradients(policy, encoded, settings, errors))
     if "similarity" in settings.measures and encoded:
-        found = _similarity(policy, list(encoded.values()), settings.batch_size)
+        options = {"batch_size": settings.batch_size, "progress": False}
+        found = similarity(policy, list(encoded.values()), **options)
         columns.append(found.set_axis(list(encoded)))
     _refuse(rows, errors, settings)
     whole = pd.concat(columns, axis=1)
@@ -223,14 +223,3 @@ def _gradients(
 
 def _entangled(stats: PairStats, settings: Settings) -> pd.DataFrame:
     return entanglement(stats, settings.loss, **settings.hparams).to_frame()
-
-
-def _similarity(policy: Policy, pairs: list[EncodedPair], size: int | None) -> pd.DataFrame:
-    """Measure, with half the batch where it does not fit into memory."""
-    try:
-        return similarity(policy, pairs, batch_size=size, progress=False)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        full = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-        if not full or size == 1:
-            raise
-    return _similarity(policy, pairs, max((size or 8) // 2, 1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 
 import pandas as pd
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from toolkit.checks import flag, whole
 from toolkit.model import Policy, batches
 from toolkit.model._forward import evaluation, sequences
+from toolkit.model._memory import in_halves
 from toolkit.model._tokens import token_texts
 from toolkit.model.inputs import encoded_pair, encoded_pairs
 from toolkit.model.turns import alone
@@ -49,7 +52,7 @@ def similarity(
         head_slack: Also compute the column ``head_slack``; it needs the probabilities of the whole
             vocabulary at every scored token.
         batch_size: Most pairs per forward pass; ``None``: as many of similar length as fill it. It
-            never changes a result beyond rounding.
+            never changes a result beyond rounding. A batch that does not fit into memory is halved.
         progress: Show a progress bar.
 
     Returns:
@@ -86,10 +89,11 @@ def similarity(
     encoded = encoded_pairs(policy, pairs).pairs
     plain_head = _plain_head(policy, encoded[0]) if head_slack else None
     rows: list[dict] = [{}] * len(encoded)
+    measured = partial(_batch_scores, policy, plain_head=plain_head)
     with tqdm(total=len(encoded), desc="similarity", unit="pair", disable=not progress) as bar:
         for batch in _buckets(encoded, batch_size, policy.device):
-            found = _batch_scores(policy, [encoded[i] for i in batch], plain_head)
-            for i, scores in zip(batch, found, strict=True):
+            found = in_halves(measured, [encoded[i] for i in batch])
+            for i, scores in zip(batch, chain(*found), strict=True):
                 rows[i] = scores
             bar.update(len(batch))
     frame = pd.DataFrame(rows)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.model._forward import Row, evaluation, forward_arguments, padded_ids, sequences
+from toolkit.model._memory import is_out_of_memory
 from toolkit.pairs import EncodedPair
 from toolkit.similarity._packed import States, packed_inputs, unpacked
 
@@ -136,7 +137,9 @@ def _measure(model: nn.Module, length: int) -> Layout:
             continue
         try:
             found = [layout(model, pairs) for pairs in probes]
-        except Exception:  # a model may refuse a layout in any way
+        except Exception as error:  # a model may refuse a layout in any way
+            if is_out_of_memory(error):  # which says nothing about the layout
+                raise
             continue
         if all(_agree(model, *states) for states in zip(found, expected, strict=True)):
             return layout
