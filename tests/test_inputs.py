@@ -108,6 +108,11 @@ OPTIONS = [
     (STEPS, "optimizer_options", ["betas", {"beta": 1}, 3]),
     (STEPS, "probes", [3, [], "long_suffix", [None]]),
     (["predict_step"], "state", ["adam", 3, {"state": {}}]),
+    (
+        ["per_token_logps", "pair_stats", "gram", "similarity", *STEPS],
+        "on_error",
+        ["keep", None, 1],
+    ),
     (["per_token_logps", "pair_stats", "iter_pair_stats", "gram"], "batch_size", SIZES),
     (["similarity", "score_pairs", "train", "TrainingRun"], "batch_size", SIZES),
     (["similarity"], "head_slack", ["yes", 1, None]),
@@ -220,3 +225,92 @@ def test_a_single_pair_and_any_iterable_are_pairs(policy):
     one, many = pairs()[0], pairs()
     assert len(tk.per_token_logps(policy, one)) == 1
     assert len(tk.per_token_logps(policy, iter(many))) == len(tk.per_token_logps(policy, many)) == 2
+
+
+# --- pairs that cannot be scored ---
+
+
+def frame_of(result) -> pd.DataFrame:
+    return result if isinstance(result, pd.DataFrame) else result.to_frame()
+
+
+def with_bad() -> list:
+    """Good pairs, with two that cannot be scored among them."""
+    long = tk.PreferencePair("long", "word " * 600, " a", " b", row=7)
+    empty = tk.PreferencePair("empty", "Is it fine?", "", " No", row=9)
+    return [long, pairs()[0], empty, *pairs()[1:]]
+
+
+SKIPPING = {
+    "pair_stats": (tk.pair_stats, QUIET),
+    "gram": (tk.gram, QUIET),
+    "similarity": (tk.similarity, QUIET),
+    "predict_step": (tk.predict_step, STEP),
+    "train": (tk.train, {**RUN, **QUIET}),
+}
+
+
+@pytest.mark.parametrize("name", SKIPPING)
+def test_pairs_that_cannot_be_scored_are_left_out_and_named(policy, name):
+    function, options = SKIPPING[name]
+    result = function(policy, with_bad(), on_error="skip", **options)
+    found, expected = frame_of(result), frame_of(function(policy, pairs(), **options))
+    pd.testing.assert_frame_equal(found, expected)
+    rows = found.attrs["skipped"]
+    assert [(pair["row"], pair["id"]) for pair in rows] == [(7, "long"), (9, "empty")]
+    assert "more than max_length 512" in rows[0]["reason"] and "no token" in rows[1]["reason"]
+    assert expected.attrs["skipped"] == []
+    if not isinstance(result, pd.DataFrame):
+        assert list(result.skipped) == list(tk.PairList().skipped) == ["row", "id", "reason"]
+        assert result.skipped["id"].tolist() == ["long", "empty"]
+
+
+def test_log_probabilities_name_what_was_left_out(policy):
+    found = tk.per_token_logps(policy, with_bad(), on_error="skip")
+    assert [pair.id for pair in found] == [pair.id for pair in pairs()]
+    assert found.skipped["row"].tolist() == [7, 9]
+    assert tk.per_token_logps(policy, pairs()).skipped.empty
+
+
+@pytest.mark.parametrize("name", [*SKIPPING, "per_token_logps", "TrajectoryExplorer"])
+def test_the_error_names_the_next_line(policy, runs, name):
+    said = refused(runs, ALL[name], policy, with_bad())
+    assert said.startswith("row 7 (id 'long'): chosen side has ")
+    assert said.endswith('on_error="skip" leaves such pairs out')
+
+
+def test_probes_are_left_out_too_and_named_once(policy):
+    long = with_bad()[0]
+    result = tk.train(
+        policy, with_bad(), probes=[pairs()[0], long], on_error="skip", **RUN, **QUIET
+    )
+    assert result.pair_ids == [pairs()[0].id]
+    assert result.skipped["id"].tolist() == ["long", "empty"]
+
+
+def test_a_saved_trajectory_remembers_what_was_left_out(policy, tmp_path):
+    found = tk.train(policy, with_bad(), on_error="skip", **RUN, **QUIET)
+    again = tk.Trajectory.load(found.save(tmp_path / "run"))
+    pd.testing.assert_frame_equal(again.skipped, found.skipped)
+
+
+def test_parts_of_statistics_keep_what_was_left_out(policy):
+    stats = tk.pair_stats(policy, with_bad(), on_error="skip", progress=False)
+    assert stats.take([1]).skipped.equals(stats.skipped)
+    frame = tk.entanglement(stats, "dpo").to_frame()
+    assert [pair["id"] for pair in frame.attrs["skipped"]] == ["long", "empty"]
+
+
+@pytest.mark.parametrize("name", SKIPPING)
+def test_nothing_left_to_score_is_an_error(policy, runs, name):
+    function, options = SKIPPING[name]
+    said = refused(runs, function, policy, with_bad()[::2][:2], on_error="skip", **options)
+    assert said.startswith("pairs: none can be scored; the first one: row 7")
+
+
+def test_explorers_name_what_they_leave_out(policy):
+    explorer = tk.PairExplorer(policy, with_bad(), live=False)
+    assert explorer.skipped["row"].tolist() == [7, 9]
+    assert [p["id"] for p in explorer.to_frame().attrs["skipped"]] == ["long", "empty"]
+    run = tk.TrajectoryExplorer(policy, with_bad(), on_error="skip", live=False, **RUN)
+    assert run.trajectory.skipped["id"].tolist() == ["long", "empty"]

@@ -19,7 +19,6 @@ from toolkit.dynamics._trajectory import StepRecord, Trajectory
 from toolkit.gradients import Pairs
 from toolkit.losses import check_loss
 from toolkit.model import Params, Policy
-from toolkit.model.inputs import encoded_pairs
 from toolkit.model.turns import alone
 
 __all__ = [
@@ -49,6 +48,7 @@ def predict_step(
     max_grad_norm: float | None = None,
     optimizer_options: Mapping[str, object] | None = None,
     state: Mapping | None = None,
+    on_error: str = "raise",
     **hparams: float,
 ) -> pd.DataFrame:
     """Predict one training step on a minibatch, take it on a copy, and compare.
@@ -80,6 +80,9 @@ def predict_step(
         max_grad_norm: Clip the minibatch gradient to this norm.
         optimizer_options: Further options of the named optimiser, such as ``{"betas": …}``.
         state: A ``state_dict`` of that optimiser: its moments are used, its settings are not.
+        on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
+            leaves such pairs out, and
+            ``attrs["skipped"]`` names them (row, id, reason).
         **hparams: Hyper-parameters of the loss, such as ``beta``.
 
     Returns:
@@ -105,8 +108,8 @@ def predict_step(
     """
     positive("max_grad_norm", max_grad_norm, optional=True)
     check_loss(loss, hparams)
-    encoded = encoded_pairs(policy, pairs).pairs
-    watched = encoded if probes is None else encoded_pairs(policy, probes, name="probes").pairs
+    encoded, watched, left_out = _step.trained_and_watched(policy, pairs, probes, on_error)
+    watched = watched or encoded
     recipe = _optimizers.Recipe(optimizer, lr, weight_decay, optimizer_options, state)
     selected = recipe.moved(policy.parameters_in(params))
     own = _step.token_logps(policy, encoded)
@@ -117,6 +120,7 @@ def predict_step(
     frame.attrs.update(_step.labels_of(policy, params, "weights before the step"))
     frame.attrs.update(loss=batch.weights.loss, **batch.weights.hparams, **recipe.to_attrs())
     frame.attrs.update(
+        skipped=left_out,
         batch_size=len(encoded),
         batch_loss=float(batch.weights.losses.mean()),
         grad_norm=batch.norm,

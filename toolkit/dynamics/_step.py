@@ -23,6 +23,7 @@ from toolkit.model._forward import (
     scored_logps,
     sequences,
 )
+from toolkit.model.inputs import Skipped, encoded_pairs, skipped_pairs
 from toolkit.pairs import EncodedPair
 
 SIDES = ("chosen", "rejected")
@@ -66,6 +67,18 @@ class Minibatch:
         if self.clip_factor == 1:
             return self.grads
         return {n: None if g is None else g * self.clip_factor for n, g in self.grads.items()}
+
+
+def trained_and_watched(
+    policy: Policy, pairs, probes, on_error: str
+) -> tuple[list[EncodedPair], list[EncodedPair] | None, Skipped]:
+    """Return the tokens of training pairs and probes, ``None`` if there are none, and the rest."""
+    trained = encoded_pairs(policy, pairs, on_error)
+    if probes is None:
+        return trained.pairs, None, trained.left_out
+    watched = encoded_pairs(policy, probes, on_error, name="probes")
+    left_out = skipped_pairs([*trained.errors, *watched.errors])
+    return trained.pairs, watched.pairs, left_out
 
 
 def minibatch(

@@ -21,7 +21,6 @@ from toolkit.dynamics._watch import Watch
 from toolkit.gradients import Pairs
 from toolkit.losses import check_loss
 from toolkit.model import Params, Policy, batches
-from toolkit.model.inputs import encoded_pairs
 from toolkit.model.turns import alone
 
 WATCHED = 8  # probes, where none are given
@@ -60,6 +59,9 @@ class TrainingRun:
         checkpoint_every: Keep the weights at each multiple of this step; start and end always are.
         in_place: Train the policy's own model (and live optimiser) instead of a deep copy.
         predict: Predict each step by a forward-mode pass; without it the predictions are NaN.
+        on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
+            leaves such pairs out and names
+            them in the trajectory's ``skipped``.
         **hparams: Hyper-parameters of the loss, such as ``beta``.
 
     Raises:
@@ -98,6 +100,7 @@ class TrainingRun:
         checkpoint_every: int | None = None,
         in_place: bool = False,
         predict: bool = True,
+        on_error: str = "raise",
         **hparams: float,
     ):
         whole("steps", steps)
@@ -111,10 +114,8 @@ class TrainingRun:
         self.steps, self.loss, self.hparams, self.predict = steps, loss, hparams, predict
         self.max_grad_norm, self.checkpoint_every = max_grad_norm, checkpoint_every
         self.stopped = False
-        self._pairs = encoded_pairs(policy, pairs).pairs
-        self._probes = self._pairs[:WATCHED]
-        if probes is not None:
-            self._probes = encoded_pairs(policy, probes, name="probes").pairs
+        self._pairs, watched, left_out = _step.trained_and_watched(policy, pairs, probes, on_error)
+        self._probes = watched or self._pairs[:WATCHED]
         self._schedule = _schedule(len(self._pairs), batch_size, steps, seed)
         self.policy = trained_policy(policy, in_place, lora, seed)
         self._bind(policy, recipe, params, in_place, lora)
@@ -126,6 +127,7 @@ class TrainingRun:
             **recipe.to_attrs(),
             "steps": steps,
             "batch_size": batch_size,
+            "skipped": left_out,
             "seed": seed,
             "max_grad_norm": max_grad_norm,
             "lora": None if lora is None else dict(lora),

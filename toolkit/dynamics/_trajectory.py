@@ -15,6 +15,7 @@ from torch import Tensor
 from toolkit.dynamics import _trajectory_files
 from toolkit.dynamics._step import SIDES, regimes
 from toolkit.model import Policy
+from toolkit.model.inputs import skipped_frame
 from toolkit.model.turns import alone
 
 Weights = Mapping[str, Tensor]
@@ -90,6 +91,11 @@ class Trajectory:
     def pair_ids(self) -> list[str]:
         """Ids of the probes."""
         return list(self.axis.drop_duplicates("row")["pair_id"][::2])
+
+    @property
+    def skipped(self) -> pd.DataFrame:
+        """The pairs and probes that ``on_error="skip"`` left out: ``row, id, reason``."""
+        return skipped_frame(self.settings.get("skipped", []))
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a step, probe and side; step 0 is the start and has no changes.

@@ -40,6 +40,7 @@ def pair_stats(
     metric: Metric | None = None,
     batch_size: int | None = None,
     memory: int | None = None,
+    on_error: str = "raise",
     progress: bool = True,
 ) -> PairStats:
     """Return ‖g_chosen‖², ‖g_rejected‖² and ⟨g_chosen, g_rejected⟩ of every pair, exactly.
@@ -54,6 +55,8 @@ def pair_stats(
             batch that does not fit after all is halved.
         memory: Bytes that activations may take where ``batch_size`` is ``None`` (default 2 GiB on
             the CPU, half of a GPU's memory).
+        on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
+            leaves such pairs out and names them in ``.skipped``.
         progress: Show a progress bar.
 
     Returns:
@@ -73,7 +76,8 @@ def pair_stats(
         >>> stats.to_frame()[["id", "cosine"]].shape
         (2, 2)
     """
-    encoded = encoded_pairs(policy, pairs).pairs
+    found = encoded_pairs(policy, pairs, on_error)
+    encoded = found.pairs
     order = sorted(range(len(encoded)), key=lambda i: longest(encoded[i]))
     options = {
         "params": params,
@@ -83,7 +87,7 @@ def pair_stats(
         "progress": progress,
     }
     parts = list(iter_pair_stats(policy, [encoded[i] for i in order], **options))
-    return concat_stats(parts).take(np.argsort(order))
+    return replace(concat_stats(parts).take(np.argsort(order)), left_out=found.left_out)
 
 
 def iter_pair_stats(
@@ -211,6 +215,7 @@ def gram(
     projection: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    on_error: str = "raise",
     progress: bool = True,
 ) -> Gram:
     """Return ⟨g_i, g_j⟩ over the 2N responses of N pairs: how much training one moves another.
@@ -228,6 +233,8 @@ def gram(
             ``None`` is exact. The standard error, about ``1/√k``, is in the result.
         seed: Seed of the projection.
         batch_size: Pairs per forward pass (default 8).
+        on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
+            leaves such pairs out and names them in ``.skipped``.
         progress: Show a progress bar.
 
     Raises:
@@ -249,7 +256,8 @@ def gram(
     check_seed(seed)
     if projection is not None:
         whole("projection", projection)
-    encoded, task = encoded_pairs(policy, pairs).pairs, _Task(policy, params, metric)
+    given = encoded_pairs(policy, pairs, on_error)
+    encoded, task = given.pairs, _Task(policy, params, metric)
     selected = task.selected
     groups = _response_gram.slices_for(selected, 2 * len(encoded), memory)
     rows = [sequences(batch) for batch in batches(encoded, batch_size)]
@@ -265,7 +273,8 @@ def gram(
     ids = [enc.id for enc in encoded for _ in range(2)]
     sides = np.tile(["chosen", "rejected"], len(encoded))
     error = projection**-0.5 if projection else 0.0
-    return Gram(ids, sides, (matrix + matrix.T).numpy() / 2, error, task.labels)
+    symmetric = (matrix + matrix.T).numpy() / 2
+    return Gram(ids, sides, symmetric, error, task.labels, given.left_out)
 
 
 class _Task:

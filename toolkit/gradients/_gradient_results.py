@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from toolkit.model import Labels
+from toolkit.model.inputs import Skipped, skipped_frame
 
 PRODUCTS = ("chosen_sq_norm", "rejected_sq_norm", "inner")
 
@@ -35,6 +36,7 @@ class PairStats:
         labels: Model, parameter set, dtype, EOS policy, token mask, metric.
         parts: The three products of each parameter, ``[N, 3]`` by parameter name; they sum to
             ``chosen_sq_norm``, ``rejected_sq_norm`` and ``inner`` (see :meth:`split`).
+        left_out: Row, id and reason of each pair that could not be scored (see :attr:`skipped`).
     """
 
     ids: list[str]
@@ -49,9 +51,15 @@ class PairStats:
     inner: np.ndarray
     labels: Labels
     parts: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    left_out: Skipped = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def skipped(self) -> pd.DataFrame:
+        """The pairs that ``on_error="skip"`` left out: ``row, id, reason``."""
+        return skipped_frame(self.left_out)
 
     @property
     def cosine(self) -> np.ndarray:
@@ -69,7 +77,8 @@ class PairStats:
         at = np.arange(len(self))[list(index)]
         kept = {name: getattr(self, name)[at] for name in _arrays()}
         parts = {name: products[at] for name, products in self.parts.items()}
-        return PairStats([self.ids[i] for i in at], **kept, labels=self.labels, parts=parts)
+        others = {"labels": self.labels, "parts": parts, "left_out": self.left_out}
+        return PairStats([self.ids[i] for i in at], **kept, **others)
 
     def split(self, by: str = "layer") -> pd.DataFrame:
         """Return the products of each part of the model; they sum to the pair's own.
@@ -97,11 +106,14 @@ class PairStats:
         return frame
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a pair with the derived ``cosine`` and ``kappa``; labels in ``attrs``."""
+        """Return one row a pair with the derived ``cosine`` and ``kappa``.
+
+        Labels and the pairs that were ``skipped`` are in ``attrs``.
+        """
         columns = {name: getattr(self, name) for name in _arrays()}
         frame = pd.DataFrame({"id": self.ids, **columns})
         frame["cosine"], frame["kappa"] = self.cosine, self.kappa
-        frame.attrs.update(self.labels.to_attrs())
+        frame.attrs.update(self.labels.to_attrs(), skipped=self.left_out)
         return frame
 
 
@@ -226,6 +238,7 @@ class Gram:
         relative_error: Standard error of an off-diagonal entry relative to ‖g_i‖‖g_j‖; 0 when
             exact, about ``1/√k`` for a projection. The diagonal is always exact.
         labels: What it was measured with.
+        left_out: Row, id and reason of each pair that could not be scored (see :attr:`skipped`).
     """
 
     ids: list[str]
@@ -233,6 +246,12 @@ class Gram:
     matrix: np.ndarray
     relative_error: float
     labels: Labels
+    left_out: Skipped = field(default_factory=list, repr=False)
+
+    @property
+    def skipped(self) -> pd.DataFrame:
+        """The pairs that ``on_error="skip"`` left out: ``row, id, reason``."""
+        return skipped_frame(self.left_out)
 
     @property
     def cosine(self) -> np.ndarray:
@@ -250,6 +269,7 @@ class Gram:
         )
         frame["inner"], frame["cosine"] = self.matrix.ravel(), self.cosine.ravel()
         frame.attrs.update(self.labels.to_attrs(), relative_error=self.relative_error)
+        frame.attrs["skipped"] = self.left_out
         return frame
 
 
@@ -265,7 +285,9 @@ def concat_stats(parts: Sequence[PairStats]) -> PairStats:
     names = parts[0].parts
     by_name = {name: np.concatenate([p.parts[name] for p in parts]) for name in names}
     ids = [i for p in parts for i in p.ids]
-    return PairStats(ids, **joined, labels=parts[0].labels, parts=by_name)
+    left_out = [pair for p in parts for pair in p.left_out]
+    others = {"labels": parts[0].labels, "parts": by_name, "left_out": left_out}
+    return PairStats(ids, **joined, **others)
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -274,7 +296,7 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _arrays() -> list[str]:
     """Names of the per-pair arrays of PairStats."""
-    return [f.name for f in fields(PairStats) if f.name not in ("ids", "labels", "parts")]
+    return [f.name for f in fields(PairStats) if f.type == "np.ndarray"]
 
 
 def _part(name: str, by: str) -> str:

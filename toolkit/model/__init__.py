@@ -6,7 +6,7 @@ import contextlib
 import copy
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from toolkit.model._checkpoints import (
 )
 from toolkit.model._forward import Row, evaluation, scored_logps, sequences
 from toolkit.model._tokens import token_texts
-from toolkit.model.inputs import encoded_pairs
+from toolkit.model.inputs import Skipped, encoded_pairs, skipped_frame
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PairError, PreferencePair, encode
 
@@ -83,6 +83,18 @@ class PairLogps:
     ref_rejected: Tensor
     chosen_tokens: list[str]
     rejected_tokens: list[str]
+
+
+class ScoredPairs(list[PairLogps]):
+    """Log-probabilities of pairs in order, and in `skipped` a frame (row, id, reason) of others.
+
+    Attributes:
+        skipped: The pairs that could not be scored, under ``on_error="skip"``.
+    """
+
+    def __init__(self, found: Iterable[PairLogps], left_out: Skipped = ()) -> None:
+        super().__init__(found)
+        self.skipped = skipped_frame(left_out)
 
 
 class Policy:
@@ -298,16 +310,19 @@ def per_token_logps(
     pairs: Sequence[PreferencePair | EncodedPair] | PreferencePair | EncodedPair,
     *,
     batch_size: int | None = None,
-) -> list[PairLogps]:
+    on_error: str = "raise",
+) -> ScoredPairs:
     """Return log π(y_t | x, y_<t) of every scored token of both responses, in nats.
 
     Args:
         policy: The model; the reference is scored too (once, when it has the same weights).
         pairs: Preference pairs, plain or encoded; a single pair is allowed.
         batch_size: Pairs scored at once (default 8). It never changes a result beyond rounding.
+        on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
+            leaves such pairs out and names them in ``.skipped``.
 
     Returns:
-        One :class:`PairLogps` a pair, in order.
+        A list of one :class:`PairLogps` per pair, in order, with ``.skipped``.
 
     Raises:
         PairError: If a pair cannot be scored; the message names it.
@@ -320,9 +335,8 @@ def per_token_logps(
         >>> logps[0].chosen.shape
         torch.Size([2])
     """
-    encoded = encoded_pairs(policy, pairs).pairs
-    results = []
-    for batch in batches(encoded, batch_size):
+    found, results = encoded_pairs(policy, pairs, on_error), []
+    for batch in batches(found.pairs, batch_size):
         rows = sequences(batch)
         own, ref = _both_logps(policy, rows)
         for i, enc in enumerate(batch):
@@ -330,7 +344,7 @@ def per_token_logps(
             results.append(
                 PairLogps(enc.id, *own[2 * i : 2 * i + 2], *ref[2 * i : 2 * i + 2], *tokens)
             )
-    return results
+    return ScoredPairs(results, found.left_out)
 
 
 @alone

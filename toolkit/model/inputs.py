@@ -19,9 +19,18 @@ ON_ERROR = ("raise", "skip")
 KINDS = (PreferencePair, EncodedPair)
 
 
-def skipped_frame(skipped: Iterable[Mapping[str, object]]) -> pd.DataFrame:
-    """Return pairs that were left out as a frame, ``row, id, reason``, as ``PairList.skipped``."""
-    frame = pd.DataFrame(list(skipped), columns=["row", "id", "reason"], dtype=object)
+Skipped = list[dict[str, object]]  # row, id and reason of each pair left out, as attrs hold it
+
+
+def skipped_pairs(errors: Iterable[PairError]) -> Skipped:
+    """Return what was left out in plain values; a pair that stands there twice is named once."""
+    found = [{"row": e.row, "id": e.id, "reason": e.reason} for e in errors]
+    return [pair for i, pair in enumerate(found) if pair not in found[:i]]
+
+
+def skipped_frame(skipped: Skipped) -> pd.DataFrame:
+    """Return what was left out as a frame, ``row, id, reason``, as ``PairList.skipped`` is."""
+    frame = pd.DataFrame(skipped, columns=["row", "id", "reason"], dtype=object)
     return frame.astype({"row": "Int64"})
 
 
@@ -39,9 +48,9 @@ class Encoded(NamedTuple):
     errors: list[PairError]
 
     @property
-    def skipped(self) -> list[dict[str, object]]:
-        """The pairs left out: ``row``, ``id`` and ``reason`` of each."""
-        return [{"row": e.row, "id": e.id, "reason": e.reason} for e in self.errors]
+    def left_out(self) -> Skipped:
+        """``row``, ``id`` and ``reason`` of each pair that cannot be scored."""
+        return skipped_pairs(self.errors)
 
 
 def check_policy(policy: Any, name: str = "policy") -> Policy:

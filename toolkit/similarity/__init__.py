@@ -35,6 +35,7 @@ def similarity(
     *,
     head_slack: bool = False,
     batch_size: int | None = None,
+    on_error: str = "raise",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Return ``CHES = ⟨S⁺, S⁻ − S⁺⟩`` of every pair, its length-normalised form and baselines.
@@ -53,6 +54,8 @@ def similarity(
             vocabulary at every scored token.
         batch_size: Most pairs per forward pass; ``None``: as many of similar length as fill it. It
             never changes a result beyond rounding. A batch that does not fit into memory is halved.
+        on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
+            leaves such pairs out and names them in ``attrs["skipped"]`` (row, id, reason).
         progress: Show a progress bar.
 
     Returns:
@@ -86,7 +89,8 @@ def similarity(
     flag("head_slack", head_slack)
     if batch_size is not None:
         whole("batch_size", batch_size)
-    encoded = encoded_pairs(policy, pairs).pairs
+    given = encoded_pairs(policy, pairs, on_error)
+    encoded = given.pairs
     plain_head = _plain_head(policy, encoded[0]) if head_slack else None
     rows: list[dict] = [{}] * len(encoded)
     measured = partial(_batch_scores, policy, plain_head=plain_head)
@@ -97,7 +101,7 @@ def similarity(
                 rows[i] = scores
             bar.update(len(batch))
     frame = pd.DataFrame(rows)
-    frame.attrs.update(policy.labels("none").to_attrs())
+    frame.attrs.update(policy.labels("none").to_attrs(), skipped=given.left_out)
     if head_slack:
         frame.attrs["head_slack"] = _SLACK_NOTES[plain_head]
     return frame

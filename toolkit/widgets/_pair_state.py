@@ -24,7 +24,7 @@ from toolkit.gradients import (
 )
 from toolkit.losses import LOSSES, check_loss
 from toolkit.model import Params, Policy
-from toolkit.model.inputs import encoded_pairs
+from toolkit.model.inputs import encoded_pairs, skipped_pairs
 from toolkit.model.turns import alone
 from toolkit.pairs import PreferencePair
 from toolkit.similarity import similarity
@@ -221,6 +221,7 @@ class PairState:
         for name in SCORES:
             frame[name] = scores[name].to_numpy()
         frame.attrs.update(measured=len(frame), pairs=len(self.measurement))
+        frame.attrs["skipped"] = skipped_pairs(self.measurement.skipped)
         self.frame = frame
 
     def tokens(self) -> pd.DataFrame:

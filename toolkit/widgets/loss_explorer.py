@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from toolkit.checks import positive
 from toolkit.gradients import PairStats
 from toolkit.model import Params, Policy
+from toolkit.model.inputs import skipped_frame, skipped_pairs
 from toolkit.pairs import PreferencePair
 from toolkit.widgets import _loss_text as text
 from toolkit.widgets._loss_state import LossState
@@ -169,9 +170,8 @@ class LossExplorer:
 
     @property
     def skipped(self) -> pd.DataFrame:
-        """The pairs that cannot be scored: ``id, row, reason``."""
-        rows = [(e.id, e.row, e.reason) for e in self._state.measurement.skipped]
-        return pd.DataFrame(rows, columns=["id", "row", "reason"])
+        """The pairs that cannot be scored: ``row, id, reason``."""
+        return skipped_frame(skipped_pairs(self._state.measurement.skipped))
 
     def set(self, **settings: float | None) -> None:
         """Change hyper-parameters, ``lr``, ``chosen_shift`` or ``rejected_shift``, in one go.

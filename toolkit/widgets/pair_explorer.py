@@ -16,6 +16,7 @@ from toolkit import plots
 from toolkit.checks import choice, positive
 from toolkit.gradients import PairStats
 from toolkit.model import Params, Policy
+from toolkit.model.inputs import skipped_frame, skipped_pairs
 from toolkit.model.turns import told_of_waiting
 from toolkit.pairs import PreferencePair
 from toolkit.widgets import _pair_text as text
@@ -128,9 +129,8 @@ class PairExplorer:
 
     @property
     def skipped(self) -> pd.DataFrame:
-        """The pairs that cannot be scored: ``id, row, reason``."""
-        rows = [(e.id, e.row, e.reason) for e in self._measurement.skipped]
-        return pd.DataFrame(rows, columns=["id", "row", "reason"])
+        """The pairs that cannot be scored: ``row, id, reason``."""
+        return skipped_frame(skipped_pairs(self._measurement.skipped))
 
     @property
     def beta(self) -> float | None:
