@@ -66,7 +66,10 @@ def test_bad_rows_are_counted_and_shown(out, tmp_path, capsys):
         (["--pairs", "nowhere.jsonl"], "no file 'nowhere.jsonl'"),
         (["--pairs", "stance", "--model", "./nowhere"], "no model folder at './nowhere'"),
         (["--pairs", "stance", "--measures", "chess"], "allowed are audit, similarity"),
-        (["--pairs", "stance", "--limit", "0"], "limit: got 0"),
+        (
+            ["--pairs", "stance", "--limit", "0"],
+            "limit must be None or a positive integer, received 0",
+        ),
         (["--pairs", "stance", "--dtype", "int8"], "dtype='int8'"),
         (["--pairs", "stance", "--out", "scores.csv"], "out must end in .parquet"),
         (["--pairs", "stance", "--measures", "entanglement", "--loss", "x"], "loss='x'"),

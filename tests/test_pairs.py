@@ -309,17 +309,17 @@ def test_unknown_sources_are_refused(source, message):
 
 @pytest.mark.parametrize("value", ["stop", None, True])
 def test_on_error_is_checked(value):
-    with pytest.raises(ValueError, match=r"on_error: .*'raise' and 'skip'"):
+    with pytest.raises(ValueError, match=r"on_error=.* is unknown; allowed: raise, skip"):
         load_pairs([ROW], on_error=value)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "3", True])
 def test_counts_are_checked(value):
-    with pytest.raises(ValueError, match="limit: got"):
+    with pytest.raises(ValueError, match="limit must be None or a positive"):
         load_pairs([ROW], limit=value)
-    with pytest.raises(ValueError, match="max_length: got"):
+    with pytest.raises(ValueError, match="max_length must be None or a positive"):
         encode(pair_of("a", " b"), GPT2, max_length=value)
-    with pytest.raises(ValueError, match="max_length: got"):
+    with pytest.raises(ValueError, match="max_length must be None or a positive"):
         audit_pairs([], GPT2, max_length=value)
 
 
@@ -476,7 +476,7 @@ for _ in range(5000):
 def test_values_too_deep_or_too_long_are_named_by_their_row(name, tmp_path):
     assert "nested too deeply" in reason_of(ROW | {name: NESTED})
     if name != "other":  # kept in meta as it is
-        assert "a whole number of about 5,000 digits" in reason_of(ROW | {name: 10**5000})
+        assert "a value of type int" in reason_of(ROW | {name: 10**5000})
     line = json.dumps(ROW | {name: "?"})
     deep = f"{'[' * 5000}{']' * 5000}"
     (tmp_path / "a.jsonl").write_text(line.replace('"?"', deep) + "\n" + json.dumps(ROW))

@@ -92,10 +92,16 @@ def mapping(name: str, value: Any) -> Mapping | None:
     return value
 
 
-def shown(value: object) -> str:
+def shown(value: object, most: int = SHOWN) -> str:
     """Return a value as an error shows it: in one line, cut where it is long."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # a repr is the caller's code; Python's own refuses huge integers
         return f"a value of type {type(value).__name__}"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({type(value).__name__})"
+    return text if len(text) <= most else f"{text[:most]}… ({type(value).__name__})"
+
+
+def one_line(error: Exception, most: int = 300) -> str:
+    """Return what an error of another library says, in one line, cut where it is long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -10,7 +10,7 @@ from ._encode import EncodedPair, encode
 from ._load import load_pairs, read_pair, row_id, shipped_pairs
 from ._pair import PairError, PairList, PreferencePair
 from ._sources import read_rows, resolve
-from ._values import Message, RowError, Text, check_count
+from ._values import Message, RowError, Text
 
 __all__ = [
     "AUDIT_COLUMNS",
@@ -22,7 +22,6 @@ __all__ = [
     "RowError",
     "Text",
     "audit_pairs",
-    "check_count",
     "encode",
     "load_pairs",
     "read_pair",

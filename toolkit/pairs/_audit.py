@@ -7,10 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from toolkit.checks import whole
+
 from ._encode import encode_sides
 from ._formats import IDENTICAL
 from ._pair import PairError, PreferencePair
-from ._values import check_count, shared_length
+from ._values import shared_length
 
 SAME = "both sides have the same tokens: they cannot be told apart"
 MERGED = "a token holds the end of the prompt and the start of the completion; it is scored"
@@ -62,7 +64,7 @@ def audit_pairs(
         >>> tk.audit_pairs(pairs, tk.load_model())[["chosen_tokens", "usable"]].values.tolist()
         [[2, True]]
     """
-    check_count("max_length", max_length)
+    whole("max_length", max_length, optional=True)
     tokenizer = getattr(policy, "tokenizer", policy)
     if append_eos is None:
         append_eos = getattr(policy, "append_eos", True)

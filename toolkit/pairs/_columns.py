@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ._values import LayoutError, RowError, Text, brief
+from toolkit.checks import shown
+
+from ._values import LayoutError, RowError, Text
 
 PERSONA = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
 TEXT_COLUMNS = ("prompt", "chosen", "rejected")
@@ -62,7 +64,7 @@ def _refuse_misspelt_prompt(values: Iterable[str]) -> None:
         # 0.82 catches 'promt', 'Prompt ' and 'propmt', and lets 'prompt_id' (0.80) be.
         if difflib.SequenceMatcher(None, _folded(name), "prompt").ratio() >= 0.82:
             raise LayoutError(
-                f"column {brief(name)} looks like a misspelt 'prompt'; rename it: "
+                f"column {shown(name)} looks like a misspelt 'prompt'; rename it: "
                 f"{rename({name: 'prompt'})}"
             )
 
@@ -74,7 +76,7 @@ def _folded(name: str) -> str:
 def _missing(name: str, values: Mapping[str, Any], names: tuple[str, ...]) -> str:
     """Return what to type where a column is missing, for the forms that data come in."""
     folded = {_folded(other): other for other in values if other not in names}
-    said = f"column {name!r} is missing; the columns are {brief(list(values), 200)}; "
+    said = f"column {name!r} is missing; the columns are {shown(list(values), 200)}; "
     for chosen, rejected in RESPONSES:
         found = {folded.get(chosen, chosen): "chosen", folded.get(rejected, rejected): "rejected"}
         if set(found) <= set(values):
@@ -159,4 +161,4 @@ def drop(names: list[str]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return f"column{'s' * (len(names) > 1)} {' and '.join(brief(name) for name in names)}"
+    return f"column{'s' * (len(names) > 1)} {' and '.join(shown(name) for name in names)}"

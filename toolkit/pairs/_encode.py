@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from toolkit.checks import whole
+
 from ._pair import PairError, PreferencePair
-from ._values import RowError, Text, check_count, shared_length
+from ._values import RowError, Text, shared_length
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +84,7 @@ def encode(
         >>> tk.encode(pair, tk.load_model().tokenizer).boundary_merge
         False
     """
-    check_count("max_length", max_length)
+    whole("max_length", max_length, optional=True)
     sides = encode_sides(pair, tokenizer, append_eos)
     for name, side in zip(("chosen", "rejected"), sides, strict=True):
         if max_length is not None and len(side.ids) > max_length:

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ._values import LayoutError, RowError, brief, got, one_line
+from toolkit.checks import one_line, shown
+
+from ._values import LayoutError, RowError, got
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 DAMAGE = (OSError, EOFError, zlib.error, UnicodeDecodeError)
@@ -111,7 +113,7 @@ def _listed(rows: Any, path: Path) -> list[Any]:
     lists = [name for name, value in rows.items() if isinstance(value, list)]
     if lists and {"chosen", "rejected"}.isdisjoint(rows):
         raise ValueError(
-            f"source: '{path.name}' holds one object with the keys {brief(list(rows))}; give the "
+            f"source: '{path.name}' holds one object with the keys {shown(list(rows))}; give the "
             f"list in it: load_pairs(json.load(open({str(path)!r}))[{lists[0]!r}])"
         )
     return [rows]
@@ -191,5 +193,5 @@ def unique_columns(names: Iterable[Any]) -> None:
 def _unique_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(items) != len(dict(items)):
         twice = Counter(name for name, _ in items).most_common(1)[0][0]
-        raise RowError(f"key {brief(twice)} is there twice")
+        raise RowError(f"key {shown(twice)} is there twice")
     return dict(items)

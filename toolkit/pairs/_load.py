@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from toolkit.checks import choice, shown, whole
+
 from ._formats import SHARED_TURN, split_row
 from ._pair import PairError, PairList, PreferencePair
 from ._sources import read_rows, shipped_names
-from ._values import LayoutError, RowError, as_text, brief, check_count, plain
+from ._values import LayoutError, RowError, as_text, plain
 
 SKIP = 'to leave bad rows out and list them in .skipped: load_pairs(source, on_error="skip")'
 
@@ -68,11 +70,10 @@ def load_pairs(
         >>> pair.prompt, pair.chosen, pair.rejected
         ('Is it fine?', ' Yes', ' No')
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error: got {brief(on_error)}; allowed are 'raise' and 'skip'")
+    choice("on_error", on_error, ("raise", "skip"))
     if not isinstance(split, str):
-        raise ValueError(f"split: got {brief(split)}; allowed is the name of a split, as text")
-    check_count("limit", limit)
+        raise ValueError(f"split: got {shown(split)}; allowed is the name of a split, as text")
+    whole("limit", limit, optional=True)
     pairs: list[PreferencePair] = []
     skipped: list[tuple[int, str | None, str]] = []
     rows_of_ids: dict[str, int] = {}
@@ -124,8 +125,8 @@ def row_id(row: int, values: Any) -> str | None:
 def read_pair(row: int, id: str | None, values: Any, rows_of_ids: dict[str, int]) -> PreferencePair:
     prompt, chosen, rejected, meta, notes = split_row(values)
     if id is None:
-        raise RowError(f"id must be text or a whole number, got {brief(values['id'])}")
+        raise RowError(f"id must be text or a whole number, got {shown(values['id'])}")
     if id in rows_of_ids:
-        raise RowError(f"id {brief(id)} is already the id of row {rows_of_ids[id]}")
+        raise RowError(f"id {shown(id)} is already the id of row {rows_of_ids[id]}")
     rows_of_ids[id] = row
     return PreferencePair(id, prompt, chosen, rejected, meta, row, notes)

@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from toolkit.checks import one_line, shown
 from toolkit.hub import in_reach, no_answer
 
 from ._files import SUFFIXES, Rows, file_rows, unique_columns
-from ._values import RowError, brief, one_line
+from ._values import RowError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -39,12 +40,12 @@ def read_rows(source: Any, split: str) -> Rows:
     if datasets and isinstance(source, datasets.DatasetDict | datasets.IterableDatasetDict):
         if split not in source:
             raise ValueError(
-                f"split: {brief(split)} is not in this dataset; available: {brief(list(source))}"
+                f"split: {shown(split)} is not in this dataset; available: {shown(list(source))}"
             )
         return _from_dataset(source[split])
     if split != "train":
         raise ValueError(
-            f"split: {brief(split)} means nothing for this source; only a DatasetDict and a hub id "
+            f"split: {shown(split)} means nothing for this source; only a DatasetDict and a hub id "
             "have splits"
         )
     if isinstance(source, os.PathLike):
@@ -79,7 +80,7 @@ def resolve(source: str) -> Path | str:
     hint = f" Did you mean {close[0]!r}?" if close else ""
     shipped = ", ".join(names) or f"none found in {data_folder().name}/"
     raise ValueError(
-        f"source: {brief(source, 200)} is neither a shipped set, nor a file, nor a hub id "
+        f"source: {shown(source, 200)} is neither a shipped set, nor a file, nor a hub id "
         f"'owner/name'.{hint} Shipped sets: {shipped}"
     )
 

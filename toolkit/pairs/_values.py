@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from toolkit.checks import shown
+
 Message = dict[str, str]
 Text = str | tuple[Message, ...]
 
@@ -19,37 +21,11 @@ class LayoutError(RowError):
     """What leaving rows out would not mend: other columns than these, or a file that is no list."""
 
 
-def brief(value: Any, most: int = 80) -> str:
-    """Return ``repr(value)`` in at most `most` characters, for any value at all."""
-    if isinstance(value, int) and value.bit_length() > 256:  # Python refuses to print long ones
-        return f"<a whole number of about {value.bit_length() * 0.30103:,.0f} digits>"
-    try:
-        text = repr(value)
-    except Exception:  # nested too deeply, or an object of any kind
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def one_line(error: Exception, most: int = 300) -> str:
-    """Return what an error of another library says, as one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def check_count(name: str, value: Any) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"{name}: got {brief(value)}; allowed are None and whole numbers from 1 up"
-        )
-
-
 def got(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool | int | float):
-        return f"the {'bool' if isinstance(value, bool) else 'number'} {brief(value)}"
+        return f"the {'bool' if isinstance(value, bool) else 'number'} {shown(value)}"
     return type(value).__name__
 
 
@@ -92,7 +68,7 @@ def _message(name: str, value: Any) -> Message:
         raise RowError(f"{name} must be a message with role and content, got {got(value)}")
     missing = [key for key in ("role", "content") if key not in value]
     if missing:
-        keys = brief(list(value))
+        keys = shown(list(value))
         raise RowError(f"{name} has no {' and no '.join(missing)}; its keys are {keys}")
     for key in ("role", "content"):
         if not isinstance(value[key], str):

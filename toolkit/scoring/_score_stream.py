@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from toolkit.checks import whole
 from toolkit.pairs import (
     EncodedPair,
     PairList,
     PreferencePair,
     RowError,
-    check_count,
     read_pair,
     read_rows,
     resolve,
@@ -60,7 +60,7 @@ class PairStream:
     """
 
     def __init__(self, source: Any, *, split: str = "train", limit: int | None = None) -> None:
-        check_count("limit", limit)
+        whole("limit", limit, optional=True)
         self.source, self.split, self.limit = source, split, limit
         if isinstance(source, PreferencePair | EncodedPair):
             self.source = [source]
