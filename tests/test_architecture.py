@@ -3,7 +3,6 @@
 import ast
 import inspect
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -172,8 +171,8 @@ def test_there_is_no_module_for_leftovers():
 
 
 def test_every_module_has_its_test_file():
-    public = [path for path in source_files() if not re.match(r"_[^_]", path.stem)]
-    names = {p.parent.name if p.stem == "__init__" else p.stem.strip("_") for p in public}
+    names = {owner_of(path).strip("_") for path in source_files()} - {"init"}
+    names |= {path.stem for path in (PACKAGE / "widgets").glob("[!_]*.py")}
     tests = {path.name for path in (ROOT / "tests").glob("test_*.py")}
     missing = [name for name in names - {"toolkit", "widgets"} if f"test_{name}.py" not in tests]
     assert not missing

@@ -254,7 +254,7 @@ def test_minibatch_prediction_is_the_kernel_times_the_weights(shape):
     policy, pairs = shapes.policy(shape), shapes.ragged_pairs()
     frame = predict_step(policy, pairs, loss="cpo", lr=0.01)
     kernel = tk.gram(policy, pairs, progress=False).matrix
-    weights = tk.loss_weights("cpo", tk.pair_stats(policy, pairs, progress=False))
+    weights = tk.loss_weights(tk.pair_stats(policy, pairs, progress=False), "cpo")
     s = np.stack([weights.d_chosen, -weights.d_rejected], 1).ravel()
     expected = 0.01 / len(pairs) * kernel @ s
     slack = close(shape) * np.abs(expected).max()
@@ -265,7 +265,7 @@ def test_identities_of_a_single_pair():
     """Identity 1 for gradient descent, and its sign-step form (T7)."""
     policy, pair = shapes.policy("gpt2"), shapes.ragged_pairs()[0]
     stats = tk.pair_stats(policy, pair, progress=False)
-    weights = tk.loss_weights("rpo", stats)
+    weights = tk.loss_weights(stats, "rpo")
     up, down = weights.d_chosen[0], weights.d_rejected[0]
     square = up**2 * stats.chosen_sq_norm - 2 * up * down * stats.inner
     square = float((square + down**2 * stats.rejected_sq_norm)[0])

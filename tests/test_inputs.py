@@ -208,7 +208,7 @@ def test_statistics_are_checked(stats):
     with pytest.raises(ValueError, match=r"stats .*tk\.pair_stats"):
         tk.entanglement(stats, "dpo")
     with pytest.raises(ValueError, match=r"stats .*tk\.pair_stats"):
-        tk.loss_weights("dpo", stats)
+        tk.loss_weights(stats, "dpo")
 
 
 @pytest.mark.parametrize("frame", [None, "flow", [1]])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
 import toolkit as tk
-from toolkit.losses import FIELDS
-from toolkit.losses._margin_losses import BATCH_LOSSES
+from toolkit.losses import FIELDS, quantities
+from toolkit.losses.weights import BATCH_LOSSES
 
 logps = st.floats(-1e4, 0, allow_subnormal=False)
 betas = st.floats(1e-3, 10)
@@ -48,7 +48,7 @@ def half_squared_chosen(chosen_logps):
 @example(0.0, -1e4, -1e4, 0.0, 1.0)
 def test_dpo_weights_equal_their_closed_form(chosen, rejected, ref_chosen, ref_rejected, beta):
     """T2: d = βσ(−βΔ); a dropped β, a wrong sign or an overflow at an extreme margin shows."""
-    weights = tk.loss_weights("dpo", batch((chosen, rejected, ref_chosen, ref_rejected)), beta=beta)
+    weights = tk.loss_weights(batch((chosen, rejected, ref_chosen, ref_rejected)), "dpo", beta=beta)
     u = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
     expected = beta * np.exp(-np.logaddexp(0, u))
     np.testing.assert_allclose(weights.d_chosen, expected, rtol=1e-9, atol=1e-300)
@@ -59,7 +59,7 @@ def test_dpo_weights_equal_their_closed_form(chosen, rejected, ref_chosen, ref_r
 @pytest.mark.parametrize("margin", [1e4, -1e4])
 def test_extreme_margins_stay_finite(margin):
     """log(sigmoid) written naively gives −inf here and a NaN weight."""
-    frame = tk.loss_weights("dpo", batch((margin, 0.0, 0.0, 0.0)), beta=1.0).to_frame()
+    frame = tk.loss_weights(batch((margin, 0.0, 0.0, 0.0)), "dpo", beta=1.0).to_frame()
     expected = [max(-margin, 0.0), 0.0 if margin > 0 else 1.0, 0.0 if margin > 0 else 1.0]
     assert frame.loc[0, ["loss", "d_chosen", "d_rejected"]].tolist() == expected
 
@@ -68,7 +68,7 @@ def differentiated(loss, stats, field, step=1e-5, **hparams):
     moved = [SimpleNamespace(**vars(stats)) for _ in range(2)]
     for sign, target in zip((1, -1), moved, strict=True):
         setattr(target, field, getattr(stats, field) + sign * step)
-    up, down = (tk.loss_weights(loss, m, **hparams).losses for m in moved)
+    up, down = (tk.loss_weights(m, loss, **hparams).losses for m in moved)
     return (up - down) / (2 * step)
 
 
@@ -79,7 +79,7 @@ def differentiated(loss, stats, field, step=1e-5, **hparams):
 def test_weights_are_the_slopes_of_the_loss(loss, hparams):
     """T2 by finite differences; a mean over pairs in place of the sum divides them by three."""
     stats = batch(*PAIRS)
-    weights = tk.loss_weights(loss, stats, **hparams)
+    weights = tk.loss_weights(stats, loss, **hparams)
     slopes = [differentiated(loss, stats, f"{s}_logps", **hparams) for s in ("chosen", "rejected")]
     np.testing.assert_allclose(weights.d_chosen, -slopes[0], rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(weights.d_rejected, slopes[1], rtol=1e-6, atol=1e-8)
@@ -88,15 +88,15 @@ def test_weights_are_the_slopes_of_the_loss(loss, hparams):
 def test_simpo_as_a_users_function_has_the_length_ratio():
     """T2: the lengths reach a user's function, each side its own."""
     stats = batch(*PAIRS)
-    weights = tk.loss_weights(simpo, stats)
+    weights = tk.loss_weights(stats, simpo)
     ratio = weights.d_chosen / weights.d_rejected
     np.testing.assert_allclose(ratio, stats.rejected_length / stats.chosen_length)
     assert weights.loss == "simpo" and weights.hparams == {"beta": 2.0, "gamma": 0.5}
 
 
 def test_pairs_do_not_mix_in_a_batch():
-    whole = tk.loss_weights("dpo", batch(*PAIRS))
-    alone = [tk.loss_weights("dpo", batch(row)) for row in PAIRS]
+    whole = tk.loss_weights(batch(*PAIRS), "dpo")
+    alone = [tk.loss_weights(batch(row), "dpo") for row in PAIRS]
     np.testing.assert_array_equal(whole.d_chosen, [w.d_chosen[0] for w in alone])
     np.testing.assert_array_equal(whole.losses, [w.losses[0] for w in alone])
 
@@ -110,14 +110,14 @@ def test_scaling_the_loss_scales_its_weights(chosen, rejected, ref_chosen, ref_r
         return -c * logsigmoid(0.1 * margin)
 
     stats = batch((chosen, rejected, ref_chosen, ref_rejected))
-    one, many = (tk.loss_weights(scaled, stats, c=c) for c in (1.0, factor))
+    one, many = (tk.loss_weights(stats, scaled, c=c) for c in (1.0, factor))
     np.testing.assert_allclose(many.d_chosen, factor * one.d_chosen, rtol=1e-12)
     np.testing.assert_allclose(many.d_rejected, factor * one.d_rejected, rtol=1e-12)
 
 
 def test_a_function_that_reads_one_side_leaves_the_other_at_zero():
     """Autograd returns None for an unused leaf."""
-    weights = tk.loss_weights(half_squared_chosen, batch(*PAIRS))
+    weights = tk.loss_weights(batch(*PAIRS), half_squared_chosen)
     np.testing.assert_allclose(weights.d_chosen, [5.0, 30.0, 1.0])
     assert weights.d_rejected.tolist() == [0.0, 0.0, 0.0]
 
@@ -133,34 +133,34 @@ def test_a_users_function_works_everywhere_a_name_does():
 
 def test_a_partial_and_a_callable_object_are_functions_too():
     stats = batch(*PAIRS)
-    partial = tk.loss_weights(functools.partial(tk.LOSSES["dpo"].function, beta=0.1), stats)
-    np.testing.assert_array_equal(partial.d_chosen, tk.loss_weights("dpo", stats).d_chosen)
+    partial = tk.loss_weights(stats, functools.partial(tk.LOSSES["dpo"].function, beta=0.1))
+    np.testing.assert_array_equal(partial.d_chosen, tk.loss_weights(stats, "dpo").d_chosen)
     assert partial.loss == "custom" and partial.hparams == {"beta": 0.1}
 
 
 def test_weights_are_taken_also_where_gradients_are_off():
     """Called inside torch.no_grad(), the leaves would have no graph."""
     with torch.no_grad():
-        weights = tk.loss_weights("dpo", batch(PAIRS[2]), beta=0.2)
+        weights = tk.loss_weights(batch(PAIRS[2]), "dpo", beta=0.2)
     assert weights.d_chosen[0] == pytest.approx(0.1)
 
 
 def test_statistics_are_not_changed():
     stats = batch(*PAIRS)
     before = {f: getattr(stats, f).copy() for f in FIELDS}
-    tk.loss_weights(lambda chosen_logps: chosen_logps.clone().mul_(3), stats)
+    tk.loss_weights(stats, lambda chosen_logps: chosen_logps.clone().mul_(3))
     for name, values in before.items():
         np.testing.assert_array_equal(getattr(stats, name), values)
 
 
 def test_defaults_are_the_tables_and_do_not_leak_between_calls():
-    assert tk.loss_weights("dpo", batch(*PAIRS)).hparams == {"beta": 0.1}
-    tk.loss_weights("dpo", batch(*PAIRS), beta=5.0)
+    assert tk.loss_weights(batch(*PAIRS), "dpo").hparams == {"beta": 0.1}
+    tk.loss_weights(batch(*PAIRS), "dpo", beta=5.0)
     assert dict(tk.LOSSES["dpo"].defaults) == {"beta": 0.1}
 
 
 def test_frame_and_table():
-    frame = tk.loss_weights("dpo", batch(*PAIRS, ids=["a", "b", "c"]), beta=0.2).to_frame()
+    frame = tk.loss_weights(batch(*PAIRS, ids=["a", "b", "c"]), "dpo", beta=0.2).to_frame()
     assert list(frame.columns) == ["id", "loss", "d_chosen", "d_rejected"]
     assert frame["id"].tolist() == ["a", "b", "c"] and frame.attrs == {"loss": "dpo", "beta": 0.2}
     table = tk.loss_table()
@@ -224,7 +224,7 @@ def needs_beta(chosen_logps, beta):
 )
 def test_a_bad_loss_is_refused_by_name(loss, hparams, message):
     with pytest.raises(ValueError, match=message):
-        tk.loss_weights(loss, batch(*PAIRS), **hparams)
+        tk.loss_weights(batch(*PAIRS), loss, **hparams)
 
 
 def sigma(x):
@@ -327,7 +327,7 @@ CORNERS = [
 def test_weights_of_every_row_equal_their_closed_form(key, stats):
     """T2: algebra done by hand in numpy; a wrong sign, factor, length or an overflow shows."""
     hparams, d_chosen, d_rejected = closed_forms(stats)[key]
-    weights = tk.loss_weights(key, stats, **hparams)
+    weights = tk.loss_weights(stats, key, **hparams)
     np.testing.assert_allclose(weights.d_chosen, d_chosen, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(weights.d_rejected, d_rejected, rtol=1e-12, atol=1e-12)
 
@@ -336,7 +336,7 @@ def test_weights_of_every_row_equal_their_closed_form(key, stats):
 def test_weights_of_every_row_are_its_slopes(key):
     """Independent of any algebra: the value and the weights are of one function."""
     stats = points(5, count=40, seed=1)
-    weights = tk.loss_weights(key, stats)
+    weights = tk.loss_weights(stats, key)
     chosen, rejected = (differentiated(key, stats, f"{s}_logps") for s in ("chosen", "rejected"))
     np.testing.assert_allclose(weights.d_chosen, -chosen, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(weights.d_rejected, rejected, rtol=1e-5, atol=1e-7)
@@ -346,7 +346,7 @@ def test_weights_of_every_row_are_its_slopes(key):
 def test_every_row_is_finite_at_the_ends(key):
     """A certain response (logp exactly 0) divides by zero in ORPO; far ones overflow an exp."""
     ends = [0.0, -1e-300, -1e-17, -745.0, -1e6]
-    weights = tk.loss_weights(key, batch(*[(a, b, -3.0, -4.0) for a in ends for b in ends]))
+    weights = tk.loss_weights(batch(*[(a, b, -3.0, -4.0) for a in ends for b in ends]), key)
     for values in (weights.losses, weights.d_chosen, weights.d_rejected):
         assert np.isfinite(values).all()
 
@@ -357,7 +357,7 @@ def test_orpo_keeps_its_slope_at_a_certain_chosen_response():
     stats.rejected_length = np.array([1, 1])
     stats.chosen_length = np.array([1, 1])
     odds = np.exp(-1) / (1 - np.exp(-1))
-    weights = tk.loss_weights("orpo", stats, lam=0.5)
+    weights = tk.loss_weights(stats, "orpo", lam=0.5)
     np.testing.assert_allclose(weights.d_chosen, 1 + 0.5 * odds, rtol=1e-9)
 
 
@@ -369,7 +369,7 @@ BY_LENGTH = ["simpo", "ipo_avg", "dpo_norm"]
 def test_what_the_table_says_of_the_ratio(key):
     """A.4 in words: which ratios are 1, which are those of the lengths, which are above 1."""
     stats = points(3, count=100, seed=2)
-    weights = tk.loss_weights(key, stats)
+    weights = tk.loss_weights(stats, key)
     d_chosen, d_rejected = weights.d_chosen, weights.d_rejected
     if key in ALWAYS_ONE:
         np.testing.assert_allclose(d_chosen, d_rejected, rtol=1e-12)
@@ -388,7 +388,7 @@ def at(key, chosen_logratio, rejected_logratio, **hparams):
     """The two weights of one pair with these log-ratios; both responses have ten tokens."""
     stats = batch((chosen_logratio - 20.0, rejected_logratio - 20.0, -20.0, -20.0))
     stats.chosen_length = stats.rejected_length = np.array([10])
-    weights = tk.loss_weights(key, stats, **hparams)
+    weights = tk.loss_weights(stats, key, **hparams)
     return weights.d_chosen[0], weights.d_rejected[0]
 
 
@@ -427,7 +427,7 @@ def test_rows_that_meet_in_a_limit():
     stats = points(10, count=50, seed=3)
 
     def weights(key, **hparams):
-        made = tk.loss_weights(key, stats, **hparams)
+        made = tk.loss_weights(stats, key, **hparams)
         return np.stack([made.losses, made.d_chosen, made.d_rejected])
 
     dpo = weights("dpo", beta=0.2)
@@ -449,7 +449,7 @@ def test_defaults_limits_and_reference_say_what_the_functions_do():
         assert all(row.defaults[name] in limit for name, limit in row.limits.items())
         moved = SimpleNamespace(**vars(stats))
         moved.ref_chosen_logps = stats.ref_chosen_logps - 0.5
-        same = [tk.loss_weights(key, s).losses for s in (stats, moved)]
+        same = [tk.loss_weights(s, key).losses for s in (stats, moved)]
         assert row.needs_ref != np.array_equal(*same), key
 
 
@@ -561,7 +561,7 @@ def test_value_and_weights_are_those_of_trls_own_code(key):
     hparams, *_ = closed_forms(stats)[key]
     if key == "bco":
         hparams = {**hparams, "delta": 0.0}
-    ours = tk.loss_weights(key, stats, **hparams)
+    ours = tk.loss_weights(stats, key, **hparams)
     # TRL computes ORPO, and the smoothing of EXO, in float32.
     rtol = {"orpo": 1e-5, "exo": 1e-6}.get(key, 1e-10)
     for i in range(12):
@@ -641,10 +641,56 @@ def test_a_real_trainer_reports_the_loss_of_our_log_probabilities(real_trainer, 
     trainer.loss_types = ast.literal_eval(spelled) if spelled.startswith("[") else [spelled]
     trainer.loss_weights = [1.0] * len(trainer.loss_types)
     trainer.label_smoothing = row.defaults.get("epsilon", 0.0)
-    expected = tk.loss_weights(key, stats).losses
+    expected = tk.loss_weights(stats, key).losses
     assert np.ptp(expected) > 1e-3
     for i, wanted in enumerate(expected):
         inputs = trainer.data_collator([trainer.train_dataset[i]])
         with torch.no_grad():
             loss = trainer.compute_loss(trainer.model, inputs)
         assert loss.item() == pytest.approx(wanted, rel=2e-5, abs=2e-6)
+
+
+# --- what a loss may read ---
+
+
+def test_a_loss_may_name_what_follows_from_the_log_probabilities():
+    """Each derived quantity equals its formula."""
+    stats = batch(*PAIRS)
+    ratio = {
+        s: getattr(stats, f"{s}_logps") - getattr(stats, f"ref_{s}_logps")
+        for s in ("chosen", "rejected")
+    }
+    expected = {
+        "chosen_logratio": ratio["chosen"],
+        "rejected_logratio": ratio["rejected"],
+        "delta": ratio["chosen"] - ratio["rejected"],
+        "chosen_mean": stats.chosen_logps / stats.chosen_length,
+        "rejected_mean": stats.rejected_logps / stats.rejected_length,
+        "chosen_mean_logratio": ratio["chosen"] / stats.chosen_length,
+        "rejected_mean_logratio": ratio["rejected"] / stats.rejected_length,
+    }
+    assert set(expected) == set(quantities.DERIVED)
+    for name, values in expected.items():
+        loss = eval(f"lambda {name}: {name}")
+        np.testing.assert_allclose(tk.loss_weights(stats, loss).losses, values, rtol=1e-12)
+
+
+def test_a_hyper_parameter_may_have_a_quantitys_name():
+    """After the star, or with a default, `delta` is the user's own number."""
+
+    def starred(chosen_logps, *, delta):
+        return delta * chosen_logps
+
+    def defaulted(chosen_logps, delta=3.0):
+        return delta * chosen_logps
+
+    stats = batch(*PAIRS)
+    assert tk.loss_weights(stats, starred, delta=2.0).d_chosen.tolist() == [-2.0] * len(PAIRS)
+    assert tk.loss_weights(stats, defaulted).hparams == {"delta": 3.0}
+    with pytest.raises(ValueError, match="starred needs a value for delta"):
+        tk.loss_weights(stats, starred)
+
+
+def test_the_table_knows_which_losses_need_a_reference():
+    free = {key for key, row in tk.LOSSES.items() if not row.needs_ref}
+    assert free == {"simpo", "rrhf", "slic", "cpo", "orpo", "sft"}

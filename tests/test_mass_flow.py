@@ -1,7 +1,6 @@
 """Mass flow against a bare float64 forward, single-token theory against autograd with free W, h."""
 
 import copy
-import inspect
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import torch
 import toolkit as tk
 from toolkit.dynamics._mass_flow import displacement_verdict, mass_flow
 from toolkit.dynamics._single_token import single_token_theory
+from toolkit.losses import quantities
 from toolkit.model._tokens import legible_texts
 
 SHAPES = ["gpt2", "llama", "qwen2"]
@@ -299,8 +299,7 @@ def by_autograd(policy, enc, loss, hparams):
         "chosen_length": 1,
         "rejected_length": 1,
     }
-    wanted = {n: v for n, v in fields.items() if n in inspect.signature(row.function).parameters}
-    value = row.function(**wanted, **{**row.defaults, **hparams}).sum()
+    value = quantities.evaluate(row.function, fields, {**row.defaults, **hparams}).sum()
     step = [-g for g in torch.autograd.grad(value, (w, h))]
     leaves = w.detach(), h.detach()
     both = torch.func.jvp(logps, leaves, tuple(step))[1]

@@ -219,7 +219,7 @@ def entanglement(
     """
     lr = positive("lr", lr)
     _check_products(stats)
-    return Entanglement(stats, loss_weights(loss, stats, **hparams), lr)
+    return Entanglement(stats, loss_weights(stats, loss, **hparams), lr)
 
 
 def suggest_lr(chosen_slack: ArrayLike, rejected_slack: ArrayLike) -> float:

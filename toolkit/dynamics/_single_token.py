@@ -149,7 +149,7 @@ def single_token_theory(
         side = enc.chosen_ids, enc.chosen_mask
         ref = logps if ref_model is None else next_token_logps(ref_model, *side)[0]
     stats = _Single(logps[[chosen]], logps[[rejected]], ref[[chosen]], ref[[rejected]], [enc.id])
-    weights = loss_weights(loss, stats, **hparams)
+    weights = loss_weights(stats, loss, **hparams)
     weight = policy.model.get_output_embeddings().weight.detach()
     parts = _parts(weight, state, logps.exp(), chosen, rejected, weights)
     texts = legible_texts(policy.tokenizer, range(len(logps)))

@@ -131,7 +131,7 @@ def weigh(loss, found: Scores, hparams: Mapping[str, float]) -> LossWeights:
             f"{values[side, i]}"
         )
     try:
-        return loss_weights(loss, found, **hparams)
+        return loss_weights(found, loss, **hparams)
     except ValueError as error:
         place = re.search(r"at pair (\d+)$", str(error))
         if not place:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import pandas as pd
 from toolkit.checks import finite, is_finite_number, positive
 from toolkit.entanglement import entanglement
 from toolkit.gradients import PairStats
-from toolkit.losses import FIELDS, LOSSES, check_loss
+from toolkit.losses import LOSSES, check_loss, hyper_parameters
 from toolkit.pairs import PreferencePair
 from toolkit.widgets._pair_state import Cache, Measurement
 from toolkit.widgets._parts import signed
@@ -288,9 +287,8 @@ def _defaults(loss: str | Callable) -> dict[str, float | None]:
     """The hyper-parameters of a loss and their defaults, ``None`` where one must be given."""
     if not callable(loss):
         return dict(LOSSES[loss].defaults) if loss in LOSSES else {}
-    every = inspect.signature(loss).parameters.values()
-    own = [p for p in every if p.name not in FIELDS and p.kind is not p.VAR_KEYWORD]
-    return {p.name: p.default if is_finite_number(p.default) else None for p in own}
+    own = hyper_parameters(loss)
+    return {name: p.default if is_finite_number(p.default) else None for name, p in own.items()}
 
 
 def _note(chosen: float, rejected: float) -> str:
