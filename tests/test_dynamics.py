@@ -3,6 +3,8 @@
 import copy
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,15 @@ import shapes
 import torch
 
 import toolkit as tk
-from toolkit.dynamics import TrainingRun, Trajectory, _optimizers, _step, predict_step, train
+from toolkit.dynamics import (
+    TrainingRun,
+    Trajectory,
+    _optimizers,
+    _step,
+    _trajectory_files,
+    predict_step,
+    train,
+)
 from toolkit.entanglement import REGIMES
 
 SHAPES = list(shapes.CONFIGS)
@@ -519,6 +529,51 @@ def test_save_and_load_give_the_same_back(tmp_path):
         loaded.policy_at(2)
 
 
+def test_saving_again_removes_only_what_was_written_there(tmp_path):
+    """Weights of other steps go; a file of the user's is neither removed nor moved."""
+    policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()[:1]
+    options = {"lr": 1e-4, "progress": False}
+    long = train(policy, pairs, steps=2, checkpoint_every=1, **options)
+    short = train(policy, pairs, steps=1, **options)
+    folder = long.save(tmp_path / "run")
+    assert (folder / "weights_000002.safetensors").is_file()
+    short.save(folder)
+    assert not (folder / "weights_000002.safetensors").exists()
+    for name in ("notes.txt", "weights_000002.safetensors", ".hidden"):
+        (folder / name).write_text("mine")
+        content = {p.name: p.read_bytes() for p in folder.iterdir()}
+        with pytest.raises(ValueError, match=f"holds something else, '{name}': give a new"):
+            long.save(folder)
+        assert {p.name: p.read_bytes() for p in folder.iterdir()} == content
+        assert list(tmp_path.iterdir()) == [folder]
+        (folder / name).unlink()
+    assert len(Trajectory.load(long.save(folder))) == 2
+
+
+@pytest.mark.parametrize("moment", ["check", "swap"])
+def test_what_comes_while_saving_is_not_lost(tmp_path, monkeypatch, moment):
+    policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()[:1]
+    trajectory = train(policy, pairs, lr=1e-4, steps=1, progress=False)
+    folder = trajectory.save(tmp_path / "run")
+    real, write = os.replace, _trajectory_files._write
+
+    def late(trajectory, whole):
+        write(trajectory, whole)
+        (folder / "notes.txt").write_text("mine")
+
+    def fails(source, target):
+        return 1 / 0 if Path(source).name == "new" else real(source, target)
+
+    if moment == "check":
+        monkeypatch.setattr(_trajectory_files, "_write", late)
+    else:
+        monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises((ValueError, ZeroDivisionError)):
+        trajectory.save(folder)
+    assert len(Trajectory.load(folder)) == 1 and list(tmp_path.iterdir()) == [folder]
+    assert moment == "swap" or (folder / "notes.txt").read_text() == "mine"
+
+
 def test_a_failed_save_leaves_the_old_one(tmp_path, monkeypatch):
     policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()[:1]
     trajectory = train(policy, pairs, lr=1e-4, steps=1, progress=False)
@@ -592,6 +647,67 @@ def test_a_loss_that_is_not_finite_names_its_pair():
         policy.model.get_input_embeddings().weight[40] = torch.nan
     with pytest.raises(ValueError, match="pair 'suffix' is not finite"):
         predict_step(policy, pairs, lr=1e-3)
+
+
+def exploding(at, when):
+    """A loss that is infinite from the minibatch of step ``at`` on, or for the probes after it."""
+    batches = 0
+
+    def loss(chosen_logps, rejected_logps):
+        nonlocal batches
+        kind = "probes" if len(chosen_logps) == 2 else "batch"
+        batches += kind == "batch"
+        value = -(chosen_logps - rejected_logps)
+        return value * (torch.inf if kind == when and batches >= at else 1.0)
+
+    return loss
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("when", ["batch", "probes"])
+def test_a_run_that_diverges_keeps_what_was_measured(when, in_place, tmp_path):
+    """The third step fails: before it was taken, or when what it led to is measured."""
+    policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()
+    options = {"lr": 1e-3, "batch_size": 1, "probes": pairs[:2], "progress": False}
+    calm = train(policy, pairs, steps=2, loss=exploding(99, when), **options)
+    with pytest.warns(RuntimeWarning, match=r"training diverged at step 3 with lr=0\.001"):
+        found = train(policy, pairs, steps=6, loss=exploding(3, when), in_place=in_place, **options)
+    np.testing.assert_array_equal(found.logps, calm.logps)
+    np.testing.assert_array_equal(found.predicted, calm.predicted)
+    assert found.stopped and len(found) == 2 and found.divergence.step == 3
+    assert found.divergence.lr == 1e-3 and "at pair 0" in found.divergence.reason
+    said = str(found.divergence)
+    assert said in repr(found) and "the 2 steps before it are kept" in said
+    assert said.endswith("such as lr=0.0001")
+    assert found.to_frame().attrs["divergence"] == said and found.to_frame().attrs["stopped"]
+    last = dict(found.policy_at(2).model.named_parameters())
+    ends = dict(calm.policy_at(2).model.named_parameters())
+    assert all(torch.equal(p, ends[name]) for name, p in last.items())
+    if in_place:
+        own = dict(policy.model.named_parameters())
+        assert all(torch.equal(p, ends[name]) for name, p in own.items())
+    loaded = Trajectory.load(found.save(tmp_path / "run"))
+    assert loaded.divergence == found.divergence and calm.divergence is None
+    assert "divergence" in calm.to_frame().attrs and calm.to_frame().attrs["divergence"] is None
+
+
+def test_a_step_far_too_large_ends_the_run_for_real():
+    policy, pairs = shapes.policy("gpt2", torch.float32), shapes.ragged_pairs()
+    run = tk.TrainingRun(policy, pairs, steps=9, lr=1e30, optimizer="sgd")
+    with pytest.warns(RuntimeWarning, match="diverged at step 1 "):
+        assert list(run) == []
+    assert list(run) == [] and len(run.trajectory.steps_frame()) == 0
+    assert run.trajectory.divergence.step == 1 and np.isfinite(run.trajectory.logps).all()
+    run.reset()
+    assert run.divergence is None and not run.trajectory.stopped
+
+
+def test_a_loss_that_is_not_finite_from_the_start_is_an_error():
+    """Nothing was trained that could be kept, and no smaller step would help."""
+    policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()
+    for loss in (exploding(1, "batch"), exploding(0, "probes")):
+        with pytest.raises(ValueError, match="at pair 0"):
+            train(policy, pairs, steps=2, lr=1e-3, batch_size=1, probes=pairs[:2], loss=loss)
 
 
 def test_missing_package_says_how_to_install_it(monkeypatch):

@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.backend_bases import MouseEvent
 
 import toolkit as tk
@@ -182,6 +183,63 @@ def test_background_run_moves_pauses_and_stops(policy, finished):
     explorer = asyncio.run(session())
     assert 2 <= len(explorer.trajectory) < 50 and explorer.trajectory.stopped
     assert "Stopped after" in view(explorer)._note.value
+
+
+def test_a_run_that_diverges_is_stopped_with_a_sentence(policy):
+    explorer = make(policy, lr=1e30, optimizer="sgd")
+    with pytest.warns(RuntimeWarning, match="diverged at step 1 "):
+        explorer.run()
+    assert explorer.trajectory.stopped and explorer.error is None and not explorer.running
+    note = view(explorer)._note.value
+    assert "Training diverged at step 1 with lr=1e+30" in note and "Run or Reset starts" in note
+    assert view(explorer).buttons["run"].description == "Run"
+    again = tk.TrajectoryExplorer(run=explorer._state.run)
+    assert "diverged at step 1" in view(again)._note.value
+    explorer.configure(lr=1e-5)
+    assert len(explorer.run(2).trajectory) == 2 and "diverged" not in view(explorer)._note.value
+
+
+def test_a_live_optimizer_keeps_its_own_rates(policy):
+    weights = list(policy.model.parameters())
+    one = torch.optim.SGD(weights, lr=7e-4)
+    several = torch.optim.SGD(
+        [{"params": weights[:2]}, {"params": weights[2:], "lr": 1e-6}], lr=7e-4
+    )
+    shown = tk.TrajectoryExplorer(policy, make_pairs(), optimizer=one, steps=2)
+    assert shown.settings["lr"] == 7e-4 and view(shown)._lr.value == 7e-4
+    expected = tk.train(policy, make_pairs(), optimizer=one, steps=2, progress=False)
+    np.testing.assert_array_equal(shown.run().trajectory.logps, expected.logps)
+    assert shown.trajectory.settings["lr"] == 7e-4
+    shown = tk.TrajectoryExplorer(policy, make_pairs(), optimizer=several, steps=2)
+    assert shown.run().trajectory.settings["lr"] == [7e-4, 1e-6]
+    assert view(shown)._lr.description == "learning rate (each group has its own)"
+    again = tk.TrajectoryExplorer(trajectory=shown.trajectory)
+    assert again.settings["lr"] is None
+    shown.configure(lr=1e-4)
+    assert view(shown)._lr.description == "learning rate"
+    assert shown.run().trajectory.settings["lr"] == 1e-4
+    named = tk.TrajectoryExplorer(policy, make_pairs(), steps=2)
+    assert named.settings["lr"] == 3e-5
+
+
+def test_reset_while_it_runs_leaves_the_buttons_ready(policy):
+    """They were those of a running run, at step 0, until Pause was pressed."""
+    explorer = make(policy)
+
+    async def click():
+        buttons = view(explorer).buttons
+        buttons["run"].click()
+        assert buttons["run"].disabled and not buttons["stop"].disabled
+        await asyncio.sleep(0.05)
+        buttons["reset"].click()
+        await asyncio.sleep(0.05)
+
+    asyncio.run(click())
+    buttons = view(explorer).buttons
+    assert not explorer.running and len(explorer.trajectory) == 0
+    assert not buttons["run"].disabled and buttons["run"].description == "Run"
+    assert buttons["stop"].disabled and buttons["pause"].disabled
+    assert view(explorer)._left.value.startswith("0 of 4 steps")
 
 
 def test_error_in_the_background_is_told(policy, monkeypatch):

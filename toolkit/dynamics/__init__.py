@@ -145,8 +145,9 @@ def train(
     At each step the probes' token log-probabilities are predicted by ``⟨∇log π_t, Δθ⟩`` along the
     optimiser's real move and then measured. A deep copy is trained unless ``in_place=True``.
     Stopping it (the Stop button, Ctrl-C) returns everything done so far, with
-    ``trajectory.stopped`` true. To pause, look and go on, use :class:`TrainingRun`, which takes
-    the same arguments and explains all of them.
+    ``trajectory.stopped`` true. So does divergence, with a warning: ``trajectory.divergence``
+    names the step and the learning rate. To pause, look and go on, use :class:`TrainingRun`,
+    which takes the same arguments and explains all of them.
 
     Args:
         policy: The model to start from.

@@ -32,6 +32,10 @@ PADDING = 24  # most padded tokens (of one side) in a forward pass
 Values = Mapping[str, Tensor]
 
 
+class NotFinite(ValueError):
+    """A loss is not finite, or a log-probability that it is made of."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """What a loss reads of some pairs; see ``losses.HasLogps``. Arrays ``[B]``, float64."""
@@ -126,7 +130,7 @@ def weigh(loss, found: Scores, hparams: Mapping[str, float]) -> LossWeights:
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         side, i = bad[0]
-        raise ValueError(
+        raise NotFinite(
             f"the loss of pair {found.ids[i]!r} is not finite: its {sides[side]} is "
             f"{values[side, i]}"
         )
@@ -136,7 +140,7 @@ def weigh(loss, found: Scores, hparams: Mapping[str, float]) -> LossWeights:
         place = re.search(r"at pair (\d+)$", str(error))
         if not place:
             raise
-        raise ValueError(f"{error} ({found.ids[int(place.group(1))]!r})") from None
+        raise NotFinite(f"{error} ({found.ids[int(place.group(1))]!r})") from None
 
 
 def scores(batch: Sequence[EncodedPair], own: np.ndarray, ref: np.ndarray) -> Scores:

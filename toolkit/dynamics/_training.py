@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import signal
-import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -15,8 +13,9 @@ from torch import Tensor
 
 from toolkit.checks import check_seed, flag, positive, whole
 from toolkit.dynamics import _optimizers, _step
+from toolkit.dynamics._interrupts import uninterrupted
 from toolkit.dynamics._lora import trained_policy
-from toolkit.dynamics._trajectory import StepRecord, Trajectory
+from toolkit.dynamics._trajectory import Divergence, StepRecord, Trajectory
 from toolkit.dynamics._watch import Watch
 from toolkit.gradients import Pairs
 from toolkit.losses import check_loss
@@ -31,6 +30,9 @@ class TrainingRun:
 
     Leave the loop at any time and go on later with the same object: the result is that of an
     uninterrupted run, bit for bit. ``run.trajectory`` holds everything done so far.
+
+    A run whose loss stops being finite ends at the last step that could be measured, with a
+    warning; ``run.divergence`` names step and learning rate, and ``reset()`` starts again.
 
     Evaluation mode also while training (no dropout), so that predicted and actual changes are
     those of the same function. Minibatches are drawn as a data loader does, shuffled anew in each
@@ -141,12 +143,18 @@ class TrainingRun:
     @alone
     def __next__(self) -> StepRecord:
         """Take one step and measure it."""
-        if self._pending is None:
-            if len(self._records) == self.steps:
-                raise StopIteration
-            self._advance()
-        # An interrupt in here costs nothing: the next call measures the step that was taken.
-        record = self._measure()
+        if self.divergence or (self._pending is None and len(self._records) == self.steps):
+            raise StopIteration
+        try:
+            if self._pending is None:
+                self._advance()
+            # An interrupt in here costs nothing: the next call measures the step that was taken.
+            record = self._measure()
+        except _step.NotFinite as error:
+            if self._pending is None and not self._records:
+                raise  # no step was taken yet that could be the reason
+            self._diverge(error)
+            raise StopIteration from None
         self.stopped = False
         return record
 
@@ -179,14 +187,13 @@ class TrainingRun:
             dict(sorted(kept.items())),
             self.stopped,
             self.policy,
+            self.divergence,
         )
 
     @alone
     def reset(self) -> None:
         """Go back to the start: weights, optimiser and records."""
-        with torch.no_grad():
-            for name, p in self._selected.items():
-                p.copy_(self._start[name])
+        self._put(self._start)
         self._optimizer.load_state_dict(copy.deepcopy(self._start_state))
         self._clear()
 
@@ -211,7 +218,7 @@ class TrainingRun:
         self._records: list[StepRecord] = []
         self._predicted, self._inside, self._losses = [], [], []
         self._logps, self._kl = [], []
-        self._pending, self._end, self.stopped = None, None, False
+        self._pending, self._end, self.stopped, self.divergence = None, None, False, None
         self._checkpoints = {0: self._start}
         self._look()
 
@@ -233,9 +240,24 @@ class TrainingRun:
         grads = {self._selected[name]: g for name, g in found.clipped.items()}
         loss, ids = float(found.weights.losses.mean()), [e.id for e in batch]
         numbers = (loss, found.norm, found.clip_factor, ids)
-        with _uninterrupted():
+        with uninterrupted():
             _optimizers.apply(self._optimizer, grads)
             self._pending = before, StepRecord(len(self._records) + 1, *numbers), at
+
+    def _diverge(self, error: Exception) -> None:
+        """End the run at its last step whose numbers are finite, with the weights after it."""
+        with uninterrupted():
+            if self._pending is not None:
+                self._put(self._pending[0])
+                self._pending = None
+            at, lr = len(self._records) + 1, self.settings["lr"]
+            self.divergence, self.stopped = Divergence(at, lr, str(error)), True
+        warnings.warn(f"training {self.divergence}", RuntimeWarning, stacklevel=5)
+
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, p in self._selected.items():
+                p.copy_(weights[name])
 
     def _measure(self) -> StepRecord:
         before, record, at = self._pending
@@ -250,7 +272,7 @@ class TrainingRun:
         losses = self._probe_losses(looked[0])
         batch = [self._pairs[i] for i in at]
         inside = [any(_step.same_tokens(e, probe) for e in batch) for probe in self._probes]
-        with _uninterrupted():
+        with uninterrupted():
             self._append(looked, losses)
             self._predicted.append(predicted)
             self._inside.append(inside)
@@ -285,22 +307,6 @@ def _schedule(count: int, batch_size: int, steps: int, seed: int) -> list[list[i
     while len(found) < steps:
         found += batches(torch.randperm(count, generator=generator).tolist(), batch_size)
     return found[:steps]
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold an interrupt back until the end of the block, so that no half step is left."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held = []
-    previous = signal.signal(signal.SIGINT, lambda *args: held.append(args))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        if held and callable(previous):
-            previous(*held[0])
 
 
 def _on_cpu(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -40,6 +40,28 @@ class StepRecord:
     batch_ids: list[str]
 
 
+@dataclass(frozen=True)
+class Divergence:
+    """Why a run ended before its last step: a loss was not finite any more.
+
+    Attributes:
+        step: The first step that could not be taken, or not be measured once it was.
+        lr: Learning rate of the run; a list where the optimiser's groups have several.
+        reason: What was not finite, and of which pair.
+    """
+
+    step: int
+    lr: float | list[float]
+    reason: str
+
+    def __str__(self) -> str:
+        smaller = f", such as lr={self.lr / 10:.2g}" if isinstance(self.lr, float) else ""
+        return (
+            f"diverged at step {self.step} with lr={self.lr}: {self.reason}; the "
+            f"{self.step - 1} steps before it are kept; try a smaller lr{smaller}"
+        )
+
+
 @dataclass(frozen=True, repr=False)
 class Trajectory:
     """A training run of T steps, watched on P probe pairs with n tokens in all.
@@ -61,6 +83,8 @@ class Trajectory:
         settings: Labels and settings, as in the frames' ``attrs``.
         checkpoints: Kept weights by step: the parameters that are trained, on the CPU.
         stopped: Whether the run was stopped before its last step.
+        divergence: At which step and learning rate the run diverged, or ``None``; a run that did
+            is ``stopped``, at the last step whose numbers are finite.
     """
 
     axis: pd.DataFrame
@@ -75,10 +99,11 @@ class Trajectory:
     checkpoints: Mapping[int, Weights]
     stopped: bool = False
     policy: Policy | None = field(default=None, compare=False)
+    divergence: Divergence | None = None
 
     def __repr__(self) -> str:
         s, kept = self.settings, ", ".join(map(str, sorted(self.checkpoints)))
-        end = ", stopped" if self.stopped else ""
+        end = f", {self.divergence}" if self.divergence else ", stopped" if self.stopped else ""
         return (
             f"Trajectory({len(self)} steps of {s['optimizer']} on {s['loss']}, "
             f"{self.losses.shape[1]} probes, weights kept at {kept}{end})"
@@ -206,8 +231,10 @@ class Trajectory:
     def save(self, folder: str | Path) -> Path:
         """Write everything to a folder: JSON, Parquet and safetensors, whole or not at all.
 
+        A trajectory that was saved there before is replaced.
+
         Raises:
-            ValueError: If the folder exists and holds something else.
+            ValueError: If the folder exists and holds something else; nothing is touched then.
         """
         return _trajectory_files.save(self, Path(folder))
 
@@ -218,7 +245,10 @@ class Trajectory:
         Raises:
             ValueError: If the folder holds none.
         """
-        return cls(**_trajectory_files.load(Path(folder)))
+        fields = _trajectory_files.load(Path(folder))
+        if fields["divergence"] is not None:
+            fields["divergence"] = Divergence(**fields["divergence"])
+        return cls(**fields)
 
     def _sums(self, tokens: np.ndarray) -> np.ndarray:
         """Sum ``[…, n]`` over the tokens of each response, ``[…, 2P]``."""
@@ -231,7 +261,8 @@ class Trajectory:
             raise ValueError(f"step must be 0 to {len(self)}, received {step!r}")
 
     def _labelled(self, frame: pd.DataFrame, **more) -> pd.DataFrame:
-        frame.attrs.update(self.settings, stopped=self.stopped, **more)
+        diverged = str(self.divergence) if self.divergence else None
+        frame.attrs.update(self.settings, stopped=self.stopped, divergence=diverged, **more)
         return frame
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +14,27 @@ import pandas as pd
 from toolkit.model._checkpoints import first_line
 
 FORMAT = 1
-HEAD, ARRAYS = "trajectory.json", ("logps", "predicted", "ref_logps", "losses", "kl", "in_batch")
+HEAD, NUMBERS = "trajectory.json", "numbers.safetensors"
+TOKENS, STEPS = "tokens.parquet", "steps.parquet"
+ARRAYS = ("logps", "predicted", "ref_logps", "losses", "kl", "in_batch")
 
 
 def save(trajectory, folder: Path) -> Path:
     """Write to a folder beside the target, then put it in its place."""
-    if folder.exists() and not (folder / HEAD).is_file() and _content(folder):
-        raise ValueError(f"folder {str(folder)!r} holds something else: give a new or empty one")
+    _refuse_foreign(folder, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        whole = Path(scratch) / "new"
+        whole, old = Path(scratch) / "new", Path(scratch) / "old"
         _write(trajectory, whole)
         if folder.exists():
-            os.replace(folder, Path(scratch) / "old")
-        os.replace(whole, folder)
+            os.replace(folder, old)
+        try:
+            _refuse_foreign(old, folder)  # something may have come since
+            os.replace(whole, folder)
+        except BaseException:
+            if old.exists():
+                os.replace(old, folder)
+            raise
     return folder
 
 
@@ -42,15 +50,16 @@ def load(folder: Path) -> dict[str, object]:
         head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
         if head["format"] != FORMAT:
             raise ValueError(f"it has format {head['format']}, this version reads {FORMAT}")
-        arrays = load_arrays(folder / "numbers.safetensors")
+        arrays = load_arrays(folder / NUMBERS)
         files = {step: folder / _weights_file(step) for step in head["checkpoints"]}
         return {
-            "axis": pd.read_parquet(folder / "tokens.parquet"),
-            "steps": _listed(pd.read_parquet(folder / "steps.parquet")),
+            "axis": pd.read_parquet(folder / TOKENS),
+            "steps": _listed(pd.read_parquet(folder / STEPS)),
             **{name: arrays[name] for name in ARRAYS},
             "settings": head["settings"],
             "checkpoints": {step: load_weights(path) for step, path in files.items()},
             "stopped": head["stopped"],
+            "divergence": head.get("divergence"),
         }
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise ValueError(f"cannot load {str(folder)!r}: {first_line(error)}") from error
@@ -65,14 +74,15 @@ def _write(trajectory, folder: Path) -> None:
         "format": FORMAT,
         "settings": dict(trajectory.settings),
         "stopped": trajectory.stopped,
+        "divergence": trajectory.divergence and asdict(trajectory.divergence),
         "checkpoints": sorted(trajectory.checkpoints),
     }
     text = json.dumps(head, indent=2, ensure_ascii=False, default=str)
     (folder / HEAD).write_text(text, encoding="utf-8")
     arrays = {name: np.ascontiguousarray(getattr(trajectory, name)) for name in ARRAYS}
-    save_arrays(arrays, folder / "numbers.safetensors")
-    trajectory.axis.to_parquet(folder / "tokens.parquet")
-    trajectory.steps.to_parquet(folder / "steps.parquet")
+    save_arrays(arrays, folder / NUMBERS)
+    trajectory.axis.to_parquet(folder / TOKENS)
+    trajectory.steps.to_parquet(folder / STEPS)
     for step, weights in trajectory.checkpoints.items():
         content = {name: values.contiguous() for name, values in weights.items()}
         save_weights(content, folder / _weights_file(step))
@@ -87,5 +97,22 @@ def _weights_file(step: int) -> str:
     return f"weights_{step:06d}.safetensors"
 
 
-def _content(folder: Path) -> bool:
-    return not folder.is_dir() or any(folder.iterdir())
+def _refuse_foreign(folder: Path, name: Path) -> None:
+    """Refuse to replace what was not written by ``save``; ``name`` is what the user calls it."""
+    if not folder.exists():
+        return
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    foreign = sorted(found - _written(folder))
+    if foreign:
+        raise ValueError(
+            f"folder {str(name)!r} holds something else, {foreign[0]!r}: give a new or empty one"
+        )
+
+
+def _written(folder: Path) -> set[str]:
+    """Names of the files that the folder's own head says were written with it."""
+    try:
+        head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        return {HEAD, NUMBERS, TOKENS, STEPS, *map(_weights_file, head["checkpoints"])}
+    except (OSError, KeyError, TypeError, ValueError):
+        return set()

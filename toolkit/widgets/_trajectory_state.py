@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from toolkit.checks import whole
 from toolkit.dynamics import TrainingRun, Trajectory, mass_flow
@@ -24,6 +25,7 @@ COLORS = {
 }
 SINCE = "change of each token's log-probability since step 0, nats"
 ACTUAL = "actual change of each token's log-probability in this step, nats"
+RATE = 3e-5  # learning rate of a named optimiser
 KEPT_WEIGHTS = 256 << 20  # bytes of weights that a run may keep unasked
 KEPT_STEPS = 10  # and how many steps' weights at most
 
@@ -164,17 +166,24 @@ class TrajectoryState:
         return None if times < 2 else -(-steps // times)
 
     def _clear(self) -> None:
-        self.error, self.stopped = None, False
+        self.error = None
+        self.stopped = self.run is not None and self.run.divergence is not None
         self._times: list[float] = []
         self._taken, self.step, self._cache = 0, 0, Cache(128)
         if self.run is not None:
             self._taken = len(self.run.trajectory)
 
     def advance(self) -> None:
-        """Take one step; an error is kept in ``error`` and raised, what was done stays."""
+        """Take one step; an error is kept in ``error`` and raised, what was done stays.
+
+        A run that diverges is stopped instead.
+        """
         start = time.perf_counter()
         try:
             next(self.run)
+        except StopIteration:
+            self.stopped = True
+            return
         except Exception as error:
             self.error = error
             raise
@@ -269,6 +278,15 @@ class TrajectoryState:
         return next((e for e in watched if e.id == self.id), None)
 
 
+def usual_rate(optimizer: str | torch.optim.Optimizer) -> float | None:
+    """Return the learning rate where none is given; ``None`` where a live optimiser has several."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return RATE
+    rates = {float(group["lr"]) for group in optimizer.param_groups}
+    return rates.pop() if len(rates) == 1 else None
+
+
 def _settings_of(found: Mapping, run: TrainingRun | None) -> Settings:
     loss = found["loss"] if run is None else run.loss
-    return Settings(loss, found["optimizer"], found["lr"], found["steps"], found["batch_size"])
+    lr = None if isinstance(found["lr"], list) else found["lr"]
+    return Settings(loss, found["optimizer"], lr, found["steps"], found["batch_size"])

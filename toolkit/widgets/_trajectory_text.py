@@ -28,6 +28,7 @@ def header(state: TrajectoryState) -> str:
     s = state.trajectory.settings
     eos = "appended and scored" if s["append_eos"] else "not appended"
     hparams = ", ".join(f"{n} {s[n]:g}" for n in ("beta", "tau", "gamma", "lam") if n in s)
+    rates = " and ".join(map(short, s["lr"] if isinstance(s["lr"], list) else [s["lr"]]))
     words = [
         f"<b>{html_text(str(s['model']))}</b>",
         html_text(str(s["dtype"])),
@@ -36,7 +37,7 @@ def header(state: TrajectoryState) -> str:
         f"reference: {html_text(str(s['ref']))}",
         f"loss: {html_text(str(s['loss']))}{f' ({html_text(hparams)})' if hparams else ''}",
         f"optimiser: {html_text(str(s['optimizer']))}",
-        f"learning rate {short(s['lr'])}",
+        f"learning rate {rates}",
         f"batches of {s['batch_size']}",
         f"{len(state.ids)} probes",
     ]
@@ -53,7 +54,11 @@ def note(state: TrajectoryState) -> str:
         )
     if state.changed:
         lines.append("<b>The controls have changed</b>: Run or Reset starts anew with them.")
-    if state.stopped:
+    divergence = state.trajectory.divergence
+    if divergence is not None:
+        words = html_text(str(divergence))
+        lines.append(f"<b>Training {words}.</b> Run or Reset starts again from step 0.")
+    elif state.stopped:
         lines.append(
             f"<b>Stopped after {state.done} of {state.total} steps</b>; everything up to there is "
             "kept. Run starts again from step 0."

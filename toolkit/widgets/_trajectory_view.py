@@ -252,6 +252,9 @@ class TrajectoryView(Events):
         with self._silently():
             for name, control in self._controls.items():
                 self._set(control, getattr(want, name))
+        several = " (each group has its own)" if want.lr is None else ""
+        self._lr.description = f"learning rate{several}"
+        self._lr.layout.width = "360px" if several else "190px"
 
     def _set(self, control, value) -> None:
         options = getattr(control, "options", None)

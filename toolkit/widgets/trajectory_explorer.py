@@ -23,7 +23,7 @@ from toolkit.pairs import PreferencePair
 from toolkit.widgets import _trajectory_text as text
 from toolkit.widgets._pair_text import TWIN
 from toolkit.widgets._parts import Still
-from toolkit.widgets._trajectory_state import COLORS, Settings, TrajectoryState
+from toolkit.widgets._trajectory_state import COLORS, Settings, TrajectoryState, usual_rate
 from toolkit.widgets._trajectory_view import TrajectoryView
 
 BREATH = 0.02  # seconds between two steps in which clicks are answered
@@ -50,7 +50,7 @@ class TrajectoryExplorer:
         pairs: Training pairs, ids unique.
         loss: A key of ``LOSSES`` or a function (see ``loss_weights``).
         optimizer: As for :class:`TrainingRun`.
-        lr: Learning rate; ``None`` keeps a live optimiser's own.
+        lr: Learning rate; if not given 3e-5, or a live optimiser's own.
         steps: Number of steps.
         batch_size: Pairs in a minibatch.
         probes: Pairs to watch; the first eight training pairs if not given.
@@ -81,7 +81,7 @@ class TrajectoryExplorer:
         *,
         loss: str | Callable[..., Tensor] = "dpo",
         optimizer: str | torch.optim.Optimizer = "adamw",
-        lr: float | None = 3e-5,
+        lr: float | None = None,
         steps: int = 50,
         batch_size: int = 8,
         probes: Sequence[PreferencePair] | None = None,
@@ -91,6 +91,7 @@ class TrajectoryExplorer:
         **options,
     ):
         pairs, probes = _checked(policy, pairs, probes, run, trajectory)
+        lr = usual_rate(optimizer) if lr is None else lr
         settings = Settings(loss, optimizer, lr, steps, batch_size)
         self._state = TrajectoryState(policy, pairs, probes, settings, options, run, trajectory)
         self._task: asyncio.Task | None = None
@@ -123,6 +124,8 @@ class TrajectoryExplorer:
         try:
             for _ in tqdm(range(count), disable=not progress, **bar):
                 s.advance()
+                if s.stopped:
+                    break
         except KeyboardInterrupt:
             pass
         finally:
@@ -313,13 +316,13 @@ class TrajectoryExplorer:
     def _end_task(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            self._task = None
+            self._task, self._view.running = None, False
 
     async def _train_live(self) -> None:
         """Take a step, answer clicks, take the next; draw now and then."""
         s, due = self._state, 0.0
         try:
-            while not s.finished:
+            while not (s.finished or s.stopped):
                 await asyncio.sleep(BREATH)
                 s.advance()
                 self._view.show_progress()
