@@ -484,3 +484,63 @@ def test_failing_callback_is_told(wide, monkeypatch):
 @pytest.mark.parametrize("module", [dataset_explorer, _dataset_state])
 def test_examples_run(module):
     assert doctest.testmod(module).failed == 0
+
+
+# ----------------------------------------------------------------- what it begins with
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (["ln_ches", "cosine", "ches"], ("ln_ches", "cosine", "ln_ches")),
+        (["ln_ches", "ches", "neg_edit_distance"], ("ln_ches", "ches", "ln_ches")),
+        (["cosine", "kappa"], ("cosine", "kappa", "cosine")),
+        (["quality"], ("quality", "quality", "quality")),
+    ],
+)
+def test_begins_with_the_columns_that_there_are(policy, many, columns, expected):
+    """A file scored for similarity alone has no cosine."""
+    pairs, frame = many
+    for k, name in enumerate(columns):
+        frame = frame.assign(**{name: np.arange(len(frame)) + k})
+    explorer = tk.DatasetExplorer(policy, pairs, scores=frame[["id", *columns]])
+    assert (explorer.x, explorer.y, explorer.by) == expected
+    explorer.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"keep": 0}, "keep must be a share"),
+        ({"x": "nonsense"}, "x='nonsense' is no column of numbers; there are ches"),
+        ({"by": "regime"}, "by='regime' is no column of numbers"),
+    ],
+)
+def test_what_is_refused_is_refused_before_anything_is_measured(
+    policy, pairs, monkeypatch, options, words
+):
+    measured = []
+    real = _dataset_scores.score_pairs
+    monkeypatch.setattr(
+        _dataset_scores,
+        "score_pairs",
+        lambda policy, pairs, **more: measured.append(len(pairs)) or real(policy, pairs, **more),
+    )
+    with pytest.raises(ValueError, match=words):
+        tk.DatasetExplorer(policy, pairs, **options)
+    assert sum(measured) <= 1
+
+
+def test_next_row_goes_on_from_a_pair_that_the_table_leaves_out(wide):
+    view(wide)._part.value = "kept"
+    places = view(wide).table.places
+    gap = next(int(p) for p in places if p + 1 not in places)
+    wide.selection = wide._state.ids[gap + 1]
+    view(wide)._steps[0].click()
+    assert wide._state.index == gap
+
+
+def test_lengths_sort_as_numbers(wide):
+    frame = view(wide).table._table._df
+    assert {"chosen tokens", "rejected tokens"} <= set(frame)
+    assert (frame["chosen tokens"] == wide.to_frame()["chosen_length"]).all()

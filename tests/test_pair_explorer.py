@@ -421,3 +421,14 @@ def test_bad_input_says_what_is_allowed(policy, measured):
     for given, options, message in cases:
         with pytest.raises(ValueError, match=message):
             tk.PairExplorer(*given, **options)
+
+
+def test_a_batch_that_was_halved_for_memory_is_one_measurement(policy, monkeypatch):
+    """Where memory runs out, ``iter_pair_stats`` yields the batch in parts."""
+    pairs = tk.load_pairs("single_token", limit=3)
+    real = _pair_state.iter_pair_stats
+    halved = lambda *given, batch_size, **more: real(*given, batch_size=1, **more)  # noqa: E731
+    monkeypatch.setattr(_pair_state, "iter_pair_stats", halved)
+    measurement = _pair_state.Measurement(policy, pairs, "all")
+    measurement.step(3)
+    assert list(measurement.results()[0].ids) == [pair.id for pair in pairs]

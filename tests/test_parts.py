@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from ipywidgets import Image
 
-from toolkit.widgets._parts import PairTable, Picture, Still
+from toolkit.widgets._parts import Picture, Still
+from toolkit.widgets._table import PairTable
 
 
 @pytest.fixture
@@ -42,6 +43,30 @@ def test_new_numbers_keep_every_option(table):
     table.show(pd.DataFrame({"id": ["a"], "value": [2.0]}), 0)
     after = table._table._dt_args
     assert {k for k in before if before[k] != after.get(k)} == {"data_json"}
+
+
+def test_next_row_follows_the_sorting_and_the_search(table):
+    """The browser says in which order it shows the rows; before that it is the data's."""
+    table, _ = table
+    table.show(pd.DataFrame({"id": list("abcde")}), 0)
+    assert [table.neighbour(row, 1) for row in (0, 4)] == [1, 0]
+    assert [table.neighbour(row, -1) for row in (0, 4)] == [4, 3]
+    table._browser.rows = [3, 0, 4]
+    assert [table.neighbour(row, 1) for row in (3, 0, 4)] == [0, 4, 3]
+    assert [table.neighbour(row, -1) for row in (3, 0, 4)] == [4, 3, 0]
+    assert table.neighbour(1, 1) == 3 and table.neighbour(1, -1) == 4  # not among those found
+    table.show(pd.DataFrame({"id": list("ab")}), 0)  # the browser has not answered yet
+    assert table.neighbour(0, 1) == 0 and table.neighbour(1, 1) == 0
+
+
+def test_columns_of_numbers_sort_as_numbers_with_gaps_last(table):
+    table, _ = table
+    table.show(pd.DataFrame({"id": ["a", "b"], "n": [117, 34], "x": [float("nan"), 1234.0]}), 0)
+    options = table._table._dt_args
+    assert {"targets": [1, 2], "type": "missing-last"} in options["columnDefs"]
+    rows = json.loads(options["data_json"])
+    assert [row[1] for row in rows] == [117, 34]
+    assert rows[1][2] == ["1234", 1234.0]
 
 
 def test_all_rows_reach_the_browser():

@@ -29,6 +29,17 @@ class Pointer:
         self._picture, self._event, self._view = picture, event, view
         self._down: tuple[float, float] | None = None
         self._selectors: dict[str, Any] = {}
+        row = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "2px 8px"}
+        self.widget = w.HBox(layout=row)
+        self.widget.add_class("de-pointer")
+        if picture.live:
+            self._build_controls()
+            picture.widget.add_class("pe-arrows")
+        picture.connect("button_press_event", self._press)
+        picture.connect("button_release_event", lambda e: self._event(self._release, e))
+        picture.connect("key_press_event", lambda e: self._event(self._key, e))
+
+    def _build_controls(self) -> None:
         self.shape = w.ToggleButtons(
             options=["box", "lasso"], tooltips=["drag a box", "drag an outline"],
         )  # fmt: skip
@@ -37,15 +48,8 @@ class Pointer:
         self.clear = w.Button(description="clear", tooltip="select nothing",
                               layout={"width": "64px"})  # fmt: skip
         self.clear.on_click(lambda _: self._event(self.select_nothing))
-        hint = "drag: select · click or arrow keys: pick"
-        row = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "2px 8px"}
-        shown = [self.shape, self.clear, w.HTML(f'<span class="pe-quiet">{hint}</span>')]
-        self.widget = w.HBox(shown if picture.live else [], layout=row)
-        self.widget.add_class("de-pointer")
-        connect = picture.figure.canvas.mpl_connect
-        connect("button_press_event", self._press)
-        connect("button_release_event", lambda e: self._event(self._release, e))
-        connect("key_press_event", lambda e: self._event(self._key, e))
+        hint = '<span class="pe-quiet">drag: select · click or arrow keys: pick</span>'
+        self.widget.children = self.shape, self.clear, w.HTML(hint)
 
     def attach(self, axes) -> None:
         """Select on these axes."""
@@ -54,24 +58,29 @@ class Pointer:
         self._selectors = {}
         if self._picture.live:
             box = RectangleSelector(
-                axes, lambda a, b: self._event(self._box, a, b), minspanx=STILL, minspany=STILL,
+                axes, lambda a, b: self._later(self._box, a, b), minspanx=STILL, minspany=STILL,
                 spancoords="pixels", button=[1], useblit=False, props=FRAME | {"fill": False},
             )  # fmt: skip
             lasso = LassoSelector(
-                axes, lambda corners: self._event(self._lasso, corners), button=[1], useblit=False,
+                axes, lambda corners: self._later(self._lasso, corners), button=[1], useblit=False,
                 props={"color": "black", "linewidth": 1.5, "zorder": 8},
             )  # fmt: skip
             self._selectors = {"box": box, "lasso": lasso}
             self._switch()
 
+    def _later(self, call: Callable, *args) -> None:
+        self._picture.later(self._event, call, *args)
+
     def _switch(self) -> None:
-        for name, selector in self._selectors.items():
-            selector.set_active(name == self.shape.value)
-            selector.set_visible(False)
-        self._picture.redraw()
+        with self._picture.changing():
+            for name, selector in self._selectors.items():
+                selector.set_active(name == self.shape.value)
+                selector.set_visible(False)
+            self._picture.redraw()
 
     def _box(self, press, release) -> None:
-        self._selectors["box"].set_visible(False)
+        with self._picture.changing():
+            self._selectors["box"].set_visible(False)
         # After a first box, matplotlib calls a click a box as well.
         if max(abs(press.x - release.x), abs(press.y - release.y)) <= STILL:
             return

@@ -100,6 +100,26 @@ class Scores:
         return frame
 
 
+def check_columns(policy: Policy, pairs: Sequence[PreferencePair], asked: dict) -> None:
+    """Measure one pair, and check that what is asked for is among its numbers.
+
+    Raises:
+        ValueError: If a column is not; all pairs would have been measured in vain.
+    """
+    if not any(asked.values()):
+        return
+    one = score_pairs(policy, pairs[:1], measures=MEASURES, progress=False)
+    known = [*number_columns(one.fillna(0.0)), "length_difference"]
+    for name, column in asked.items():
+        if column is not None and column not in known:
+            raise no_numbers(name, column, known)
+
+
+def no_numbers(name: str, column: str, known: Sequence[str]) -> ValueError:
+    """The error for a column that holds no numbers."""
+    return ValueError(f"{name}={column!r} is no column of numbers; there are {', '.join(known)}")
+
+
 def number_columns(frame: pd.DataFrame) -> list[str]:
     """The columns that can be drawn and ranked by: numbers, at least one of them there."""
     kinds = pd.api.types

@@ -14,7 +14,7 @@ from matplotlib.path import Path as Outline
 from toolkit.model import Policy
 from toolkit.pairs import PairList, PreferencePair
 from toolkit.scoring import FilteredPairs, export_pairs, filter_pairs, length_confound
-from toolkit.widgets._dataset_scores import Scores, number_columns
+from toolkit.widgets._dataset_scores import Scores, no_numbers, number_columns
 from toolkit.widgets._pair_state import SCORES, Cache, Measurement, PairState
 
 FIRST = ("ln_ches", "ches", "cosine", "length_difference", "kappa", "neg_edit_distance",
@@ -32,14 +32,24 @@ class DatasetState:
         scores: The scores of every pair.
         x: Column along the bottom.
         y: Column up the side.
-        by: Column that the filter ranks by.
+        by: Column that the filter ranks by; for each of the three ``None`` takes the first there is
+            of those usually looked at.
         keep: Share to keep.
 
     Raises:
         ValueError: If a column holds no numbers or ``keep`` is out of range.
     """
 
-    def __init__(self, policy: Policy, scores: Scores, *, x: str, y: str, by: str, keep: float):
+    def __init__(
+        self,
+        policy: Policy,
+        scores: Scores,
+        *,
+        x: str | None,
+        y: str | None,
+        by: str | None,
+        keep: float,
+    ):
         self.policy, self.scores, self.pairs = policy, scores, scores.pairs
         self.ids = [pair.id for pair in self.pairs]
         self._at = {id: i for i, id in enumerate(self.ids)}
@@ -48,8 +58,9 @@ class DatasetState:
         self._confounds, self.columns = {}, {}
         self._kept: FilteredPairs | None = None
         self.update()
-        for name, value in (("x", x), ("y", y), ("by", by)):
-            self.set_column(name, value)
+        first, second = self._usual()
+        for name, value, usual in (("x", x, first), ("y", y, second), ("by", by, first)):
+            self.set_column(name, usual if value is None else value)
         self.keep = keep
         scored = np.flatnonzero(np.isfinite(self.places()).all(1))
         self.index = int(scored[0]) if len(scored) else 0
@@ -66,14 +77,17 @@ class DatasetState:
         for name, column in list(self.columns.items()):
             self.set_column(name, column)
 
+    def _usual(self) -> tuple[str, str]:
+        """Two columns to begin with: lnCHES and the cosine, or what there is in their place."""
+        first, *others = self.numbers
+        return first, next((n for n in ("cosine", *others) if n in others), first)
+
     # ----------------------------------------------------------------- columns and filter
 
     def set_column(self, name: str, column: str) -> None:
         """Set ``x``, ``y`` or ``by``."""
         if column not in self.numbers:
-            raise ValueError(
-                f"{name}={column!r} is no column of numbers; there are {', '.join(self.numbers)}"
-            )
+            raise no_numbers(name, column, self.numbers)
         self.columns[name] = column
         if name == "by":
             self._kept = None
@@ -88,10 +102,7 @@ class DatasetState:
 
     @keep.setter
     def keep(self, value: float) -> None:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 < value <= 1:
-            raise ValueError(f"keep must be a share in (0, 1], received {value!r}")
-        self._keep, self._kept = float(value), None
+        self._keep, self._kept = share(value), None
 
     def kept(self) -> FilteredPairs:
         """Return the pairs that the filter keeps."""
@@ -249,3 +260,15 @@ class DatasetState:
         alone = Measurement(self.policy, [self.pair], "all", scores=row if known else None)
         alone.step(1)
         return PairState(alone, "dpo", BETA, LR, {})
+
+
+def share(value: float) -> float:
+    """Return the share to keep as a float.
+
+    Raises:
+        ValueError: If it is none in (0, 1].
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value <= 1:
+        raise ValueError(f"keep must be a share in (0, 1], received {value!r}")
+    return float(value)

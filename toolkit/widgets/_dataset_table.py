@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from toolkit.widgets import _dataset_text as text
 from toolkit.widgets._dataset_state import DatasetState
-from toolkit.widgets._parts import PairTable
+from toolkit.widgets._table import PairTable
 
 
 class PartTable(PairTable):
@@ -15,31 +14,27 @@ class PartTable(PairTable):
 
     def __init__(self, pick, page: int):
         self.places = np.arange(0)
-        super().__init__(lambda row: pick(int(self.places[row])), page)
+        # Numbers of five digits need the room of two buttons.
+        super().__init__(lambda row: pick(int(self.places[row])), page, buttons=3)
 
     def show_part(self, state: DatasetState, part: str) -> None:
         """Show the pairs of a part."""
         self.places = state.part(part)
-        frame, rows = text.table_frame(state, self.places), self._rows_of(state.index)
-        if self._table is None:
-            self.show(frame, rows[0])
-            return
-        self._quiet = True
-        with pd.option_context("display.float_format", "{:.3g}".format):
-            self._table.update(frame, selected_rows=rows, **self._options())
-        self._quiet = False
+        self.show(text.table_frame(state, self.places), self._row_of(state.index))
 
     def mark(self, place: int) -> None:
         """Mark the row of this pair without calling back."""
-        self._quiet = True
-        self._table.selected_rows = self._rows_of(place)
-        self._quiet = False
+        self.select(self._row_of(place))
 
-    def _options(self) -> dict:
-        # Numbers of five digits need the room of two buttons.
-        paging = {"bottomEnd": {"paging": {"type": "simple_numbers", "buttons": 3}}}
-        options = super()._options()
-        return {**options, "layout": {**options["layout"], **paging}}
+    def place_beside(self, place: int, by: int) -> int | None:
+        """Return the pair in the row beside this pair's, round the end; ``None`` without rows."""
+        row = self._row_of(place)
+        if row is None and len(self.places):  # as if it stood among them
+            row = int(np.searchsorted(self.places, place)) - (by < 0)
+            return int(self.places[row % len(self.places)])
+        row = self.neighbour(row, by)
+        return None if row is None else int(self.places[row])
 
-    def _rows_of(self, place: int) -> list[int]:
-        return np.flatnonzero(self.places == place).tolist()
+    def _row_of(self, place: int) -> int | None:
+        rows = np.flatnonzero(self.places == place)
+        return int(rows[0]) if len(rows) else None

@@ -212,8 +212,8 @@ def table_frame(state: DatasetState, places) -> pd.DataFrame:
     for name in dict.fromkeys([*state.columns.values(), *state.numbers[:3]]):
         columns[visible_text(name.replace("_", " "))] = rows[name].astype("float64").to_numpy()
     if "length_difference" in rows:
-        lengths = zip(rows["chosen_length"], rows["rejected_length"], strict=True)
-        columns["tokens"] = ["" if pd.isna(a) or pd.isna(b) else f"{a} | {b}" for a, b in lengths]
+        for side in ("chosen", "rejected"):
+            columns[f"{side} tokens"] = rows[f"{side}_length"].astype("float64")
     pairs = [state.pairs[i] for i in places]
     for name in ("prompt", "chosen", "rejected"):
         columns[name] = [one_line(getattr(p, f"{name}_text")[:600], CUT) for p in pairs]

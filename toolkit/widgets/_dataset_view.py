@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 
 import ipywidgets as w
-import numpy as np
 
 from toolkit import plots
 from toolkit.widgets import _dataset_text as text
@@ -15,7 +14,7 @@ from toolkit.widgets._dataset_pointer import Pointer
 from toolkit.widgets._dataset_state import PARTS, DatasetState
 from toolkit.widgets._dataset_table import PartTable
 from toolkit.widgets._pair_tabs import PairTabs
-from toolkit.widgets._parts import Events, Picture, close_all
+from toolkit.widgets._parts import Events, Picture
 
 SETTLE = 0.4  # seconds of rest before the table takes other rows
 WIDE = {"description_width": "auto"}
@@ -32,6 +31,7 @@ class DatasetView(Events):
     """
 
     def __init__(self, state: DatasetState, skipped_before: int, live: bool):
+        super().__init__()
         self.state, self._skipped_before = state, skipped_before
         self._settle_timer, self._tabs = None, None
         self.table = PartTable(lambda place: self._event(self.pick, place), page=10)
@@ -124,11 +124,10 @@ class DatasetView(Events):
             self.show_pair()
 
     def _step(self, by: int) -> None:
-        """Pick the next row of the table's part, round its end."""
-        places = self.table.places
-        if len(places):
-            at = int(np.searchsorted(places, self.state.index, "left" if by < 0 else "right"))
-            self.pick(int(places[(at - 1 if by < 0 else at) % len(places)]))
+        """Pick the next row of the table, round its end."""
+        place = self.table.place_beside(self.state.index, by)
+        if place is not None:
+            self.pick(place)
 
     def set_column(self, name: str, column: str) -> None:
         """Change what is drawn across or up, or what the filter ranks by."""
@@ -163,8 +162,16 @@ class DatasetView(Events):
 
     def show_all(self) -> None:
         """Show everything anew, with figures made from nothing."""
-        s = self.state
-        frame = s.plot_frame()
+        with self.map.changing(), self.histograms.changing():
+            self._make_pictures()
+            self.show_pictures([self.map, self.histograms])
+        self._show_controls()
+        self.show_words()
+        self.show_table()
+        self.show_pair(draw=False)
+
+    def _make_pictures(self) -> None:
+        s, frame = self.state, self.state.plot_frame()
         self.map.figure.clear()
         self.histograms.figure.clear()
         left, right = self.histograms.figure.subplots(1, 2)
@@ -174,11 +181,6 @@ class DatasetView(Events):
         frame.attrs.update(s.frame.attrs)
         plots.score_scatter(frame, x=s.columns["x"], y=s.columns["y"], ax=self._axes["map"])
         self.pointer.attach(self._axes["map"])
-        self._show_controls()
-        self.show_words()
-        self.show_pictures([self.map, self.histograms])
-        self.show_table()
-        self.show_pair(draw=False)
 
     def show_words(self) -> None:
         """Show the counts, and what is left out."""
@@ -189,23 +191,29 @@ class DatasetView(Events):
     def show_pictures(self, lay_out: Sequence[Picture] = ()) -> None:
         """Draw the scatter and the histograms; other labels need another layout."""
         s, frame = self.state, self.state.plot_frame()
-        for side in ("x", "y"):
-            cut = text.cut_of(s, side)
-            plots.update_score_histogram(self._axes[side], frame, s.columns[side], cut=cut)
-            self._axes[side].set_ylabel("pairs" if side == "x" else "")
-            self._axes[side].xaxis.label.set_fontsize(9)
-        self._update_map(frame)
-        for picture in (self.map, self.histograms):
-            if picture in lay_out:
-                picture.figure.set_layout_engine("constrained", w_pad=0.08)
-                picture.figure.draw_without_rendering()
-                picture.figure.set_layout_engine("none")
-            picture.redraw()
+        with self.histograms.changing():
+            for side in ("x", "y"):
+                cut = text.cut_of(s, side)
+                plots.update_score_histogram(self._axes[side], frame, s.columns[side], cut=cut)
+                self._axes[side].set_ylabel("pairs" if side == "x" else "")
+                self._axes[side].xaxis.label.set_fontsize(9)
+            self._lay_out_and_draw(self.histograms, lay_out)
+        with self.map.changing():
+            self._update_map(frame)
+            self._lay_out_and_draw(self.map, lay_out)
+
+    def _lay_out_and_draw(self, picture: Picture, lay_out: Sequence[Picture]) -> None:
+        if picture in lay_out:
+            picture.figure.set_layout_engine("constrained", w_pad=0.08)
+            picture.figure.draw_without_rendering()
+            picture.figure.set_layout_engine("none")
+        picture.redraw()
 
     def show_map(self) -> None:
         """Draw the scatter."""
-        self._update_map(self.state.plot_frame())
-        self.map.redraw()
+        with self.map.changing():
+            self._update_map(self.state.plot_frame())
+            self.map.redraw()
 
     def _update_map(self, frame) -> None:
         s = self.state
@@ -238,9 +246,9 @@ class DatasetView(Events):
             self._more.children = [self._strips]
             return
         if self._tabs is None:
-            self._tabs = PairTabs(alone, w.VBox([self._strips, self._numbers]), self._event)
-            # The last tab ranks the pair among others, which the scatter does here.
-            self._tabs.widget.children = self._tabs.widget.children[:3]
+            # Among others the scatter ranks the pair, no tab.
+            tokens = w.VBox([self._strips, self._numbers])
+            self._tabs = PairTabs(alone, tokens, self._event, rank=False)
         self._tabs.state = alone
         self._more.children = [self._tabs.widget]
         self._tabs.show()
@@ -272,4 +280,4 @@ class DatasetView(Events):
         """Take the widgets away."""
         if self._settle_timer is not None:
             self._settle_timer.cancel()
-        close_all(self.widget)
+        self.close_widgets()

@@ -8,7 +8,8 @@ import numpy as np
 from toolkit import plots
 from toolkit.widgets import _loss_text as text
 from toolkit.widgets._loss_state import SHIFTS, LossState
-from toolkit.widgets._parts import Events, PairTable, Picture, close_all, pointed_at
+from toolkit.widgets._parts import Events, Picture, pointed_at
+from toolkit.widgets._table import PairTable
 
 # Values that a slider offers beside "default"; a loss without a limit there may refuse some.
 LADDERS = {
@@ -37,13 +38,14 @@ class LossView(Events):
     """
 
     def __init__(self, state: LossState, skipped_before: int, live: bool):
+        super().__init__()
         self.state, self._skipped_before = state, skipped_before
         self.pairs = PairTable(lambda row: self._event(self.pick, row), page=4)
         lines = len(state.losses)
         height = int(np.clip(110 + 15 * lines, 380, 640))
         self.map, self.bars = Picture(445, height, live=live), Picture(475, height, live=live)
-        self.map.on_click(lambda event: self._event(self._point_at_map, event))
-        self.bars.on_click(lambda event: self._event(self._point_at_bars, event))
+        self.map.connect("button_press_event", lambda e: self._event(self._point_at_map, e))
+        self.bars.connect("button_press_event", lambda e: self._event(self._point_at_bars, e))
         self._map_axes, self._bars_axes = None, None
         self._limits, self._count, self._lines = None, 0, {}
         names = ("_header", "_note", "_texts", "_say", "_rewards", "_table")
@@ -193,7 +195,7 @@ class LossView(Events):
         self.show_pair()
 
     def _step_pair(self, by: int) -> None:
-        self.pick((self.state.index + by) % len(self.state.measurement))
+        self.pick(self.pairs.neighbour(self.state.index, by))
 
     def _step_loss(self, by: int) -> None:
         names = self.state.frame["loss"].tolist()
@@ -236,9 +238,11 @@ class LossView(Events):
     def show_pictures(self, fit: bool = False, pictures=("map", "bars")) -> None:
         """Draw the pictures; the scales stay unless they are to be fitted or hold too little."""
         if "map" in pictures:
-            self._show_map(fit)
+            with self.map.changing():
+                self._show_map(fit)
         if "bars" in pictures:
-            self._show_bars(fit)
+            with self.bars.changing():
+                self._show_bars(fit)
 
     def _show_map(self, fit: bool) -> None:
         s, figure = self.state, self.map.figure
@@ -296,7 +300,7 @@ class LossView(Events):
 
     def close(self) -> None:
         """Take the widgets away."""
-        close_all(self.widget)
+        self.close_widgets()
 
 
 def _options(name: str, value: float | None) -> list[tuple[str, float | str]]:

@@ -115,9 +115,10 @@ class Measurement:
             return
         encoded = self.encoded[at.start : at.stop]
         if self._given_stats is None:
-            (stats,) = iter_pair_stats(
+            parts = iter_pair_stats(
                 self.policy, encoded, params=self.params, batch_size=len(encoded)
             )
+            stats = concat_stats(list(parts))  # of smaller batches where memory ran out
         else:
             stats = self._given_stats.take(at)
         if self._given_scores is None:

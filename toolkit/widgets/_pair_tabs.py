@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from toolkit import plots
 from toolkit.widgets import _pair_text as text
 from toolkit.widgets._pair_state import PairState
-from toolkit.widgets._parts import png
+from toolkit.widgets._parts import png, refill
 
 PATIENCE = 1.5  # seconds that opening a tab may take unasked
 TITLES = ("Tokens", "Token × token", "Prompt", "Similarity")
@@ -25,11 +25,12 @@ class PairTabs:
         state: What is shown.
         tokens: Content of the first tab, which its owner keeps up to date.
         event: Runs a callback and tells the user when it fails.
+        rank: Whether a last tab ranks the pair among all measured ones.
     """
 
-    def __init__(self, state: PairState, tokens: w.Widget, event: Callable):
+    def __init__(self, state: PairState, tokens: w.Widget, event: Callable, rank: bool = True):
         self.state, self._event = state, event
-        self.heat, self.prompt, self.alike = w.VBox(), w.VBox(), w.VBox()
+        self.heat, self.prompt = w.VBox(), w.VBox()
         self._values = self._toggle([("cosine", "cosine"), ("inner product", "inner")])
         self._block = self._toggle([("chosen × rejected", "cross"), ("all × all", "full")])
         targets = [("chosen − rejected", "margin"), ("chosen", "chosen"), ("rejected", "rejected")]
@@ -39,9 +40,11 @@ class PairTabs:
             tokens,
             w.VBox([options, self.heat]),
             w.VBox([self._target, self.prompt]),
-            self.alike,
         ]
-        self.widget = w.Tab(boxes, titles=TITLES)
+        if rank:
+            self.alike = w.VBox()
+            boxes.append(self.alike)
+        self.widget = w.Tab(boxes, titles=TITLES[: len(boxes)])
         self.widget.observe(lambda _: self._event(self.show), "selected_index")
 
     def _toggle(self, options: list[tuple[str, str]]) -> w.ToggleButtons:
@@ -87,7 +90,7 @@ class PairTabs:
                 start.disabled = False
 
         start.on_click(lambda _: self._event(run))
-        box.children = [w.HBox([start, words])]
+        refill(box, w.HBox([start, words]))
 
     def _fill_heat(self) -> None:
         frame, block = self.state.matrix().to_frame(), self._block.value
@@ -95,12 +98,12 @@ class PairTabs:
         size = float(np.clip(2.6 + 0.42 * tokens, 4.6, 10))
         figure = Figure(figsize=(size + 1, size), layout="constrained")
         plots.token_heatmap(frame, values=self._values.value, block=block, ax=figure.subplots())
-        self.heat.children = [_image(figure)]
+        refill(self.heat, _image(figure))
 
     def _fill_prompt(self) -> None:
         result, target = self.state.attributions(), self._target.value
         strip = plots.prompt_strip_html(result.to_frame(), value=target)
-        self.prompt.children = [w.HTML(text.completeness(result, target)), w.HTML(strip)]
+        refill(self.prompt, w.HTML(text.completeness(result, target)), w.HTML(strip))
 
     def _show_alike(self) -> None:
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
@@ -110,7 +113,7 @@ class PairTabs:
         axes.scatter(*place, s=190, facecolors="none", edgecolors="black", lw=2, zorder=5)
         layout = {"flex_flow": "row wrap", "grid_gap": "8px 32px", "align_items": "center"}
         both = [w.HTML(text.ranks(self.state)), _image(figure)]
-        self.alike.children = [w.HBox(both, layout=layout)]
+        refill(self.alike, w.HBox(both, layout=layout))
 
 
 def _image(figure: Figure, dpi: int = 150) -> w.Image:

@@ -39,14 +39,18 @@ STYLE = """<style>
 .pe-ranks th:first-child, .pe-ranks td:first-child {text-align: left}
 .pe-table td {max-width: 13em; overflow: hidden; text-overflow: ellipsis}
 .pe-table tbody tr {cursor: pointer}
+.pe-explorer tbody tr:focus-visible, .pe-explorer .jupyter-matplotlib-canvas-div:focus-visible {
+  outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: -2px}
 .pe-strips {overflow-x: auto}
 .pe-still > div {margin: 0 0 10px; overflow-x: auto}
 </style>"""
 # Saved without its kernel, the explorer is one line that says so; this copy is then all there is.
-# It hides where an explorer lives in the same output.
+# It hides where an explorer lives in the same output, and takes the place of one whose kernel is
+# gone: JupyterLab marks the widgets that have lost theirs.
 TWIN = (
-    "<style>.jp-OutputArea:has(.pe-explorer) .pe-twin {display: none}</style>"
-    '<div class="pe-twin">%s</div>'
+    "<style>.jp-OutputArea:has(.pe-explorer:not(.jupyter-widgets-disconnected)) .pe-twin, "
+    ".jp-OutputArea:has(.pe-twin) .pe-explorer.jupyter-widgets-disconnected {display: none}"
+    '</style><div class="pe-twin">%s</div>'
 )
 
 
@@ -177,7 +181,6 @@ def table_frame(state: PairState) -> pd.DataFrame:
     """The table's columns: texts on one line, numbers with short names."""
     frame, pairs = state.frame, state.measurement.pairs
     pairs = pairs[: len(frame)]
-    lengths = zip(frame["chosen_length"], frame["rejected_length"], strict=True)
     return pd.DataFrame(
         {
             "id": [visible_token(id) for id in frame["id"]],
@@ -189,7 +192,8 @@ def table_frame(state: PairState) -> pd.DataFrame:
             "κ": frame["kappa"],
             "ln CHES": frame["ln_ches"],
             "CHES": frame["ches"],
-            "tokens": [f"{int(a)} | {int(b)}" for a, b in lengths],
+            "chosen tokens": frame["chosen_length"],
+            "rejected tokens": frame["rejected_length"],
             "chosen": [one_line(p.chosen_text) for p in pairs],
             "rejected": [one_line(p.rejected_text) for p in pairs],
         }

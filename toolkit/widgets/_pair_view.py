@@ -13,7 +13,8 @@ from toolkit import plots
 from toolkit.widgets import _pair_text as text
 from toolkit.widgets._pair_state import COLORS, PairState
 from toolkit.widgets._pair_tabs import PairTabs
-from toolkit.widgets._parts import Events, PairTable, Picture, close_all, pointed_at
+from toolkit.widgets._parts import Events, Picture, pointed_at
+from toolkit.widgets._table import PairTable
 
 SETTLE = 0.4  # seconds of rest before the table takes new numbers
 
@@ -31,11 +32,12 @@ class PairView(Events):
     def __init__(
         self, state: PairState, skipped_before: int, live: bool, stop_or_go: Callable[[], None]
     ):
+        super().__init__()
         self.state, self._skipped_before = state, skipped_before
         self._settle_timer, self._scale = None, None
         self.table = PairTable(lambda row: self._event(self.pick, row))
         self.map = Picture(430, 370, live=live)
-        self.map.on_click(lambda event: self._event(self._point_at, event))
+        self.map.connect("button_press_event", lambda e: self._event(self._point_at, e))
         self._header, self._note, self._status = w.HTML(), w.HTML(), w.HTML()
         self._prompt, self._strips, self._numbers = w.HTML(), w.HTML(), w.HTML()
         self._build_controls()
@@ -142,7 +144,7 @@ class PairView(Events):
             self.show_pair()
 
     def _step(self, by: int) -> None:
-        self.pick((self.state.index + by) % len(self.state.frame))
+        self.pick(self.table.neighbour(self.state.index, by))
 
     def _point_at(self, event) -> None:
         """Pick the point of the map that is nearest to the pointer."""
@@ -171,10 +173,11 @@ class PairView(Events):
         with self._silently():
             self._choose.max = len(s.frame)
             self._choose.description = f"pair 1 … {len(s.frame):,}"
-        self.map.figure.clear()
-        axes = self.map.figure.subplots()
-        self._map_axes = plots.entanglement_map(s.frame, picked=s.pair.id, ax=axes)
-        self.map.figure.set_layout_engine("constrained")
+        with self.map.changing():
+            self.map.figure.clear()
+            axes = self.map.figure.subplots()
+            self._map_axes = plots.entanglement_map(s.frame, picked=s.pair.id, ax=axes)
+            self.map.figure.set_layout_engine("constrained")
         self.show_table()
         self.show_pair()
 
@@ -209,8 +212,9 @@ class PairView(Events):
     def show_map(self) -> None:
         """Move the points and the ring of the map."""
         s = self.state
-        plots.update_entanglement_map(self._map_axes, s.frame, picked=s.pair.id)
-        self.map.redraw()
+        with self.map.changing():
+            plots.update_entanglement_map(self._map_axes, s.frame, picked=s.pair.id)
+            self.map.redraw()
 
     def show_table(self) -> None:
         """Put the current numbers into the table."""
@@ -255,4 +259,4 @@ class PairView(Events):
         """Take the widgets away."""
         if self._settle_timer is not None:
             self._settle_timer.cancel()
-        close_all(self.widget)
+        self.close_widgets()

@@ -1,50 +1,45 @@
-"""What explorers are made of: a table that picks a pair, a figure that can be clicked."""
+"""What explorers are made of: callbacks that tell when they fail, a figure that can be clicked."""
 
 from __future__ import annotations
 
 import io
 import math
-import uuid
+import threading
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import ipywidgets
 import numpy as np
-import pandas as pd
-from itables.javascript import JavascriptFunction
-from itables.widget import ITable
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from toolkit.model.turns import told_of_waiting
 from toolkit.plots import html_text
-from toolkit.widgets._canvas import live_canvas
-
-# A table that gets new numbers is built anew in the browser: DataTables hands its state (sorting,
-# search, page) to these two functions, and the page keeps it under the table's key. The selection
-# is left out: it comes from Python, and itables fails on a selection that is restored so early.
-SAVE_STATE = """function (settings, state) {
-  const {select, ...kept} = state;
-  (window.peTables ??= {})['KEY'] = kept;
-}"""
-LOAD_STATE = "function (settings) { return (window.peTables ??= {})['KEY'] ?? null; }"
-# A row that is picked elsewhere may be on another page: turn to it.
-FOLLOW = """function (settings) {
-  const api = this.api(), node = api.table().node();
-  if (node.peFollows) return;
-  node.peFollows = true;
-  api.on('select', function (event, dt, type, indexes) {
-    const shown = dt.rows({order: 'applied', search: 'applied'}).indexes().toArray();
-    const page = Math.floor(shown.indexOf(indexes[0]) / dt.page.len());
-    if (page >= 0 && page !== dt.page()) dt.page(page).draw('page');
-  });
-}"""
-
+from toolkit.widgets._canvas import DRAWING, live_canvas
 
 WAITING = "waiting: the model is measuring for another cell"
 REACH = 30  # pixels around a point of a map that count as pointing at it
+
+
+class Quiet:
+    """Says, inside ``with``, that a widget's change is no user's: in this thread alone.
+
+    A click that another thread brings at the same moment is not lost.
+    """
+
+    def __init__(self):
+        self._here = threading.local()
+
+    def __enter__(self) -> None:
+        self._here.depth = getattr(self._here, "depth", 0) + 1
+
+    def __exit__(self, *error) -> None:
+        self._here.depth -= 1
+
+    def __bool__(self) -> bool:
+        return getattr(self._here, "depth", 0) > 0
 
 
 class Events:
@@ -54,8 +49,10 @@ class Events:
     """
 
     _note: ipywidgets.HTML
-    _quiet = False
     _before_waiting = ""
+
+    def __init__(self):
+        self._quiet = Quiet()
 
     def _event(self, call: Callable, *args) -> None:
         """Run a callback, unless the change is the view's own; say what went wrong."""
@@ -75,20 +72,33 @@ class Events:
         elif self._note.value == WAITING:
             self._note.value = self._before_waiting
 
-    @contextmanager
-    def _silently(self):
-        before, self._quiet = self._quiet, True
-        try:
-            yield
-        finally:
-            self._quiet = before
+    def _silently(self) -> Quiet:
+        return self._quiet
+
+    def close_widgets(self) -> None:
+        """Take away the view's widgets, also those that are not shown now."""
+        for part in vars(self).values():
+            widget = getattr(part, "widget", part)
+            if isinstance(widget, ipywidgets.Widget):
+                close_all(widget)
 
 
 def close_all(widget: ipywidgets.Widget) -> None:
-    """Close a widget and everything in it."""
-    for child in getattr(widget, "children", ()):
-        close_all(child)
+    """Close a widget and all that it holds: children, layout, style, toolbar."""
+    held = [getattr(widget, name) for name in widget.keys]
     widget.close()
+    for value in held:
+        for part in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(part, ipywidgets.Widget) and part.comm is not None:
+                close_all(part)
+
+
+def refill(box: ipywidgets.Box, *widgets: ipywidgets.Widget) -> None:
+    """Put these widgets into a box, and close those that they replace."""
+    old, box.children = box.children, widgets
+    for widget in old:
+        if widget not in widgets:
+            close_all(widget)
 
 
 def pointed_at(event) -> int | None:
@@ -101,73 +111,6 @@ def pointed_at(event) -> int | None:
     places = np.ma.filled(points.get_offset_transform().transform(points.get_offsets()), np.nan)
     far = np.hypot(*(places - (event.x, event.y)).T)
     return int(np.nanargmin(far)) if np.nanmin(far, initial=np.inf) <= REACH else None
-
-
-class PairTable:
-    """A sortable, searchable table that picks one row; rows are named by their place in the data.
-
-    Args:
-        pick: Called with the row's place in the frame when the user picks a row.
-        page: Rows shown at once.
-    """
-
-    def __init__(self, pick: Callable[[int], None], page: int = 8):
-        self._pick, self._page, self._quiet = pick, page, False
-        self._key = uuid.uuid4().hex
-        self._table: ITable | None = None
-        self.widget = ipywidgets.VBox()
-
-    def show(self, frame: pd.DataFrame, row: int) -> None:
-        """Show this frame with one row picked; text is escaped, numbers have three digits."""
-        with pd.option_context("display.float_format", "{:.3g}".format):
-            if self._table is None:
-                self._table = ITable(frame, selected_rows=[row], **self._options())
-                self._table.observe(self._on_rows, "selected_rows")
-                self.widget.children = [self._table]
-            else:
-                self._quiet = True
-                self._table.update(frame, selected_rows=[row], **self._options())
-                self._quiet = False
-
-    def select(self, row: int) -> None:
-        """Mark another row without calling back."""
-        self._quiet = True
-        self._table.selected_rows = [row]
-        self._quiet = False
-
-    def _on_rows(self, change) -> None:
-        # An empty selection comes between two picks.
-        if change["new"] and not self._quiet:
-            self._pick(change["new"][0])
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            "select": {"style": "single", "toggleable": False, "info": False},
-            "classes": "display compact nowrap",
-            "style": "width:100%;margin:0",
-            "layout": {
-                "topStart": "search",
-                "topEnd": None,
-                "bottomEnd": {"paging": {"type": "simple_numbers", "buttons": 5}},
-            },
-            "language": {
-                "info": "_START_ – _END_ of _TOTAL_ pairs",
-                "infoEmpty": "no pair",
-                "infoFiltered": "(of _MAX_)",
-                "zeroRecords": "no pair matches",
-            },
-            "pageLength": self._page,
-            "scrollX": True,
-            "maxBytes": 0,
-            "allow_html": False,
-            "showIndex": False,
-            "text_in_header_can_be_selected": False,
-            "stateSave": True,
-            "stateSaveCallback": JavascriptFunction(SAVE_STATE.replace("KEY", self._key)),
-            "stateLoadCallback": JavascriptFunction(LOAD_STATE.replace("KEY", self._key)),
-            "drawCallback": JavascriptFunction(FOLLOW),
-            "warn_on_undocumented_option": False,
-        }
 
 
 class Picture:
@@ -197,16 +140,31 @@ class Picture:
         """Whether the figure answers clicks."""
         return self._canvas is not None
 
-    def on_click(self, call: Callable[[Any], None]) -> None:
-        """Call back with matplotlib's event when the figure is clicked; still images never do."""
-        self.figure.canvas.mpl_connect("button_press_event", call)
+    def connect(self, name: str, call: Callable[[Any], None]) -> None:
+        """Call back with matplotlib's event of this name; still images have none."""
+        self.figure.canvas.mpl_connect(name, lambda event: self.later(call, event))
+
+    def later(self, call: Callable, *args) -> None:
+        """Call back once matplotlib has let go of the figure."""
+        if self._canvas is not None:
+            self._canvas.later(call, *args)
+        else:
+            call(*args)
+
+    def changing(self) -> AbstractContextManager:
+        """Hold the figure while it is changed, so that no other thread draws it half-made.
+
+        Nothing is measured inside: what is drawn is at hand before.
+        """
+        return DRAWING
 
     def redraw(self) -> None:
         """Show what the figure's artists are now."""
-        if self._canvas is not None:
-            self._canvas.draw_idle()
-        else:
-            self.widget.value = png(self.figure, dpi=2 * self.DPI)
+        with DRAWING:
+            if self._canvas is not None:
+                self._canvas.draw_idle()
+            else:
+                self.widget.value = png(self.figure, dpi=2 * self.DPI)
 
     def move(self, artists: Sequence[Artist], *, anew: bool = False) -> None:
         """Show artists that moved, over all others as they were drawn last: a fraction of the time.
@@ -218,18 +176,19 @@ class Picture:
         if self._canvas is None:
             self.redraw()
             return
-        if self._drawing is None:
-            self._drawing = self._canvas.mpl_connect("draw_event", self._draw_moving)
-        self._moving = sorted(artists, key=lambda artist: artist.get_zorder())
-        for artist in self._moving:
-            artist.set_animated(True)
-        if anew or self._still is None:
-            self._still = None
-            self._canvas.draw_idle()
-        else:
-            self._canvas.restore_region(self._still)
-            self._draw_over()
-            self._canvas.blit()
+        with DRAWING:
+            if self._drawing is None:
+                self._drawing = self._canvas.mpl_connect("draw_event", self._draw_moving)
+            self._moving = sorted(artists, key=lambda artist: artist.get_zorder())
+            for artist in self._moving:
+                artist.set_animated(True)
+            if anew or self._still is None:
+                self._still = None
+                self._canvas.draw_idle()
+            else:
+                self._canvas.restore_region(self._still)
+                self._draw_over()
+                self._canvas.blit()
 
     def _draw_moving(self, _) -> None:
         self._still = self._canvas.copy_from_bbox(self.figure.bbox)
@@ -251,7 +210,8 @@ class Still(Figure):
 def png(figure: Figure, dpi: float, **options) -> bytes:
     """Return the figure as a PNG file; options are those of ``Figure.savefig``."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, **options)
+    with DRAWING:  # matplotlib's text parser is shared by all figures
+        figure.savefig(buffer, format="png", dpi=dpi, **options)
     return buffer.getvalue()
 
 

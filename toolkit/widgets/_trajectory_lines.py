@@ -23,44 +23,27 @@ class Lines:
 
     def __init__(self, point: Callable, live: bool):
         self.picture = Picture(810, 470, live=live)
-        self.picture.on_click(point)
-        self.widget, self._axes, self._behind = self.picture.widget, [], None
-        if self.picture.live:
-            self.picture.figure.canvas.mpl_connect("draw_event", lambda _: self._drawn())
+        self.picture.connect("button_press_event", point)
+        self.widget, self._axes = self.picture.widget, []
 
     def draw(self, state: TrajectoryState) -> None:
         """Draw everything that the run has left so far."""
         figure = self.picture.figure
-        self._axes, self._behind = text.draw_lines(figure, state), None
-        # Fixed places: finding them anew would take most of each drawing.
-        figure.subplots_adjust(
-            left=0.095, right=0.985, top=0.94, bottom=0.1, wspace=0.9, hspace=0.38
-        )
-        for line in self._marks:
-            line.set_animated(self.picture.live)
-        self.picture.redraw()
+        with self.picture.changing():
+            self._axes = text.draw_lines(figure, state)
+            # Fixed places: finding them anew would take most of each drawing.
+            figure.subplots_adjust(
+                left=0.095, right=0.985, top=0.94, bottom=0.1, wspace=0.9, hspace=0.38
+            )
+            self.picture.move(self._marks, anew=True)
 
     def mark(self, step: int) -> None:
         """Move the line to another step."""
-        for axes in self._axes:
-            plots.mark_step(axes, step)
-        if self._behind is None:
-            self.picture.redraw()
-        else:
-            canvas = self.picture.figure.canvas
-            canvas.restore_region(self._behind)
-            self._draw_marks()
-            canvas.blit()
+        with self.picture.changing():
+            for axes in self._axes:
+                plots.mark_step(axes, step)
+            self.picture.move(self._marks)
 
     @property
     def _marks(self) -> list:
         return [line for axes in self._axes for line in axes.lines if line.get_gid() == "step"]
-
-    def _drawn(self) -> None:
-        figure = self.picture.figure
-        self._behind = figure.canvas.copy_from_bbox(figure.bbox)
-        self._draw_marks()
-
-    def _draw_marks(self) -> None:
-        for line in self._marks:
-            line.axes.draw_artist(line)

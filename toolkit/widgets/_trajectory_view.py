@@ -12,8 +12,9 @@ from toolkit.dynamics._optimizers import NAMES
 from toolkit.losses import LOSSES
 from toolkit.plots._palette import visible_token
 from toolkit.widgets import _trajectory_text as text
+from toolkit.widgets._browser import Browser
 from toolkit.widgets._pair_tabs import _image
-from toolkit.widgets._parts import Events, close_all
+from toolkit.widgets._parts import Events, refill
 from toolkit.widgets._trajectory_lines import Lines
 from toolkit.widgets._trajectory_state import COLORS, TrajectoryState
 
@@ -30,6 +31,7 @@ class TrajectoryView(Events):
     """
 
     def __init__(self, state: TrajectoryState, live: bool, buttons: dict[str, Callable]):
+        super().__init__()
         self.state, self.running = state, False
         self._settle_timer, self._scale = None, None
         self._flow_shown = None
@@ -133,7 +135,7 @@ class TrajectoryView(Events):
         top = self._header, settings, buttons, self._note, picture
         rest = self._status, self._prompt, self._strips, below
         root = w.VBox(
-            [w.HTML(text.STYLE), *top, steps, *rest],
+            [w.HTML(text.STYLE), *top, steps, *rest, Browser()],
             layout={"width": "100%", "grid_gap": "6px"},
         )
         hooks = {
@@ -271,11 +273,11 @@ class TrajectoryView(Events):
         s = self.state
         self._flow_words.value = text.flow_words(s)
         if s.kept_step is None:
-            self._flow.children, self._flow_shown = [], None
+            self._fill_flow()
         elif s.flow_is_kept():
             self._show_flow()
         elif not self.running or s.step < len(s.trajectory):
-            self._flow.children, self._flow_shown = [w.Label("measuring …")], None
+            self._fill_flow(w.Label("measuring …"))
             try:
                 loop = asyncio.get_running_loop()
             except RuntimeError:
@@ -284,7 +286,11 @@ class TrajectoryView(Events):
                 self._settle_timer = loop.call_later(SETTLE, self._show_flow)
         else:
             words = "measured when the run rests, or at a step that the slider is moved to"
-            self._flow.children, self._flow_shown = [w.Label(words)], None
+            self._fill_flow(w.Label(words))
+
+    def _fill_flow(self, *widgets: w.Widget, shown: tuple | None = None) -> None:
+        refill(self._flow, *widgets)
+        self._flow_shown = shown
 
     def _show_flow(self) -> None:
         self._settle_timer = None
@@ -292,13 +298,12 @@ class TrajectoryView(Events):
         if key == self._flow_shown:
             return
         try:
-            self._flow.children = [_image(text.flow_figure(self.state), 110)]
-            self._flow_shown = key
+            self._fill_flow(_image(text.flow_figure(self.state), 110), shown=key)
         except Exception as error:  # a timer's error would be shown nowhere
-            self._flow.children = [w.HTML(text.failure(error))]
+            self._fill_flow(w.HTML(text.failure(error)))
 
     def close(self) -> None:
         """Take the widgets away."""
         if self._settle_timer is not None:
             self._settle_timer.cancel()
-        close_all(self.widget)
+        self.close_widgets()

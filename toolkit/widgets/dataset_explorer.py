@@ -16,8 +16,8 @@ from toolkit.model.inputs import check_pairs, check_policy
 from toolkit.pairs import PreferencePair
 from toolkit.scoring import FilteredPairs
 from toolkit.widgets import _dataset_text as text
-from toolkit.widgets._dataset_scores import Scores
-from toolkit.widgets._dataset_state import DatasetState
+from toolkit.widgets._dataset_scores import Scores, check_columns
+from toolkit.widgets._dataset_state import DatasetState, share
 from toolkit.widgets._dataset_view import DatasetView
 from toolkit.widgets._pair_text import TWIN
 from toolkit.widgets._parts import Still
@@ -44,9 +44,9 @@ class DatasetExplorer:
             not given (similarity and DPO's entanglement). Score a large dataset with
             ``score_pairs(..., out=path)`` first: that can be resumed. An interrupt keeps what is
             measured; ``measure()`` goes on.
-        x: Column along the bottom of the scatter.
-        y: Column up its side.
-        by: Column that the filter ranks by.
+        x: Column along the bottom of the scatter; ``"ln_ches"``, or the first one there is.
+        y: Column up its side; ``"cosine"``, or the next one there is.
+        by: Column that the filter ranks by; as ``x``.
         keep: Share of the scored pairs that the filter keeps, those lowest in ``by``.
         live: Use ipympl, where installed, so that the scatter can be clicked and dragged.
 
@@ -68,15 +68,18 @@ class DatasetExplorer:
         pairs: Sequence[PreferencePair],
         *,
         scores: pd.DataFrame | str | os.PathLike | None = None,
-        x: str = "ln_ches",
-        y: str = "cosine",
-        by: str = "ln_ches",
+        x: str | None = None,
+        y: str | None = None,
+        by: str | None = None,
         keep: float = 0.5,
         live: bool = True,
     ):
         check_policy(policy)
         self._skipped_before = len(getattr(pairs, "skipped", ()))
         pairs, columns = check_pairs(pairs, text=True), {"x": x, "y": y, "by": by}
+        share(keep)
+        if scores is None:
+            check_columns(policy, pairs, columns)
         self._state = DatasetState(policy, Scores(policy, pairs, scores), **columns, keep=keep)
         self._view = DatasetView(self._state, self._skipped_before, live)
         self.widget = self._view.widget

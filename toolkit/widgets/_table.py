@@ -1,0 +1,130 @@
+"""A table that picks a pair, by mouse or by key, in whatever order the user sorts it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+from itables.javascript import JavascriptFunction
+from itables.widget import ITable
+
+from toolkit.widgets._browser import Browser
+from toolkit.widgets._parts import Quiet
+
+# A table that gets new numbers is built anew in the browser: DataTables hands its state (sorting,
+# search, page) to these functions, and the page keeps it under the table's key. The selection is
+# left out: it comes from Python, and itables fails on a selection that is restored so early.
+SAVE_STATE = """function (settings, state) {
+  const {select, ...kept} = state;
+  ((window.peTables ??= {})['KEY'] ??= {}).state = kept;
+}"""
+# Called before anything is sorted, and so the place to say where a missing number belongs: last,
+# whichever way the column is sorted.
+LOAD_STATE = """function (settings) {
+  const missing = x => x === null || x === '' || Number.isNaN(x);
+  const order = sign => (a, b) => missing(a) - missing(b) || (missing(a) ? 0 : sign * (a - b));
+  const orders = this.dataTable.ext.type.order;
+  orders['missing-last-asc'] = order(1);
+  orders['missing-last-desc'] = order(-1);
+  return window.peTables?.['KEY']?.state ?? null;
+}"""
+DRAWN = """function (settings) {
+  const table = ((window.peTables ??= {})['KEY'] ??= {});
+  table.api = this.api();
+  table.drawn?.(table.api);
+}"""
+
+
+class PairTable:
+    """A sortable, searchable table that picks one row; rows are named by their place in the data.
+
+    Args:
+        pick: Called with the row's place in the frame when the user picks a row.
+        page: Rows shown at once.
+        buttons: Page buttons below the table.
+    """
+
+    def __init__(self, pick: Callable[[int], None], page: int = 8, buttons: int = 5):
+        self._pick, self._page, self._buttons = pick, page, buttons
+        self._key = uuid.uuid4().hex
+        self._quiet, self._count = Quiet(), 0
+        self._table: ITable | None = None
+        self._browser = Browser(self._key)
+        self.widget = ipywidgets.VBox([self._browser])
+
+    def show(self, frame: pd.DataFrame, row: int | None) -> None:
+        """Show this frame with one row picked, or none; text is escaped, numbers have 3 digits."""
+        self._count, rows = len(frame), [] if row is None else [row]
+        with pd.option_context("display.float_format", _digits):
+            if self._table is None:
+                self._table = ITable(frame, selected_rows=rows, **self._options(frame))
+                self._table.observe(self._on_rows, "selected_rows")
+                self.widget.children = [self._table, self._browser]
+            else:
+                with self._quiet:
+                    self._table.update(frame, selected_rows=rows, **self._options(frame))
+
+    def select(self, row: int | None) -> None:
+        """Mark another row, or none, without calling back."""
+        with self._quiet:
+            self._table.selected_rows = [] if row is None else [row]
+
+    def neighbour(self, row: int, by: int) -> int | None:
+        """Return the row before or after this one as the user has sorted and searched.
+
+        The ends are joined; a row that the search leaves out has the first one after it.
+        """
+        known = [shown for shown in self._browser.rows if shown < self._count]
+        rows = known or range(self._count)
+        if not rows:
+            return None
+        at = rows.index(row) if row in rows else -1 if by > 0 else 0
+        return rows[(at + by) % len(rows)]
+
+    def _on_rows(self, change) -> None:
+        # An empty selection comes between two picks.
+        if change["new"] and not self._quiet:
+            self._pick(change["new"][0])
+
+    def _options(self, frame: pd.DataFrame) -> dict[str, Any]:
+        numbers = [i for i, kind in enumerate(frame.dtypes) if kind.kind in "iuf"]
+        script = {
+            "stateSaveCallback": SAVE_STATE, "stateLoadCallback": LOAD_STATE, "drawCallback": DRAWN,
+        }  # fmt: skip
+        return {
+            "select": {"style": "single", "toggleable": False, "info": False},
+            "classes": "display compact nowrap",
+            "style": "width:100%;margin:0",
+            "layout": {
+                "topStart": "search",
+                "topEnd": None,
+                "bottomEnd": {"paging": {"type": "simple_numbers", "buttons": self._buttons}},
+            },
+            "language": {
+                "info": "_START_ – _END_ of _TOTAL_ pairs",
+                "infoEmpty": "no pair",
+                "infoFiltered": "(of _MAX_)",
+                "zeroRecords": "no pair matches",
+            },
+            "columnDefs": [{"targets": numbers, "type": "missing-last"}],
+            "pageLength": self._page,
+            "scrollX": True,
+            "maxBytes": 0,
+            "allow_html": False,
+            "showIndex": False,
+            "text_in_header_can_be_selected": False,
+            "stateSave": True,
+            "warn_on_undocumented_option": False,
+            **{
+                name: JavascriptFunction(code.replace("KEY", self._key))
+                for name, code in script.items()
+            },
+        }
+
+
+def _digits(value: float) -> str:
+    """Three digits, but all of a count, which is a float in a column with gaps."""
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e6 else f"{value:.3g}"
