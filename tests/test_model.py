@@ -374,6 +374,7 @@ def test_labels_name_a_predicate():
         "token_mask": "all scored tokens",
         "optimizer_metric": "euclidean",
         "ref": "same weights",
+        "truncation": "none",
     }
 
 
@@ -765,3 +766,50 @@ def test_an_adapter_that_is_not_whole_is_refused(folders, tmp_path):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "NONSENSE"}))
     with pytest.raises(ValueError, match=r"cannot load adapter .*NONSENSE"):
         tk.load_model(folders["gpt2"], adapter=tmp_path)
+
+
+# --- truncation ---
+
+
+def test_a_policy_cuts_on_request_and_says_so():
+    policy = tk.load_model()
+    cut = policy.with_options(max_length=12, truncation="keep_start")
+    pair = tk.PreferencePair("a", "Is it fine?", " Yes" * 30, " No")
+    with pytest.raises(tk.PairError, match="truncation="):
+        policy.with_options(max_length=12).encode(pair)
+    enc = cut.encode(pair)
+    assert len(enc.chosen_ids) == 12 and enc.truncated
+    again = cut.encode(policy.encode(pair))  # encoded before, without a limit
+    assert torch.equal(again.chosen_ids, enc.chosen_ids)
+    assert torch.equal(again.chosen_mask, enc.chosen_mask)
+    whole, part = tk.per_token_logps(policy, pair)[0], tk.per_token_logps(cut, pair)[0]
+    torch.testing.assert_close(part.chosen, whole.chosen[: len(part.chosen)])
+    frame = tk.similarity(cut, [pair], progress=False)
+    assert frame.attrs["truncation"] == "keep_start, 12 tokens"
+    assert policy.labels("all").truncation == "none"
+    assert "cut: keep_start, 12 tokens" in tk.plots.caption(frame)
+    assert "cut" not in tk.plots.caption(tk.similarity(policy, [pair], progress=False))
+
+
+@pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
+def test_an_encoded_pair_is_cut_as_its_text_is(mode):
+    """The first token that is kept is scored only if it is not the first of the row."""
+    policy = tk.load_model()
+    pair = tk.PreferencePair("a", "Is it fine?", " Yes, all of it is fine with me", " No")
+    for length in range(4, 20):
+        cut = policy.with_options(max_length=length, truncation=mode)
+        try:
+            enc = cut.encode(pair)
+        except tk.PairError:
+            with pytest.raises(tk.PairError, match="scored"):
+                cut.encode(policy.encode(pair))
+            continue
+        again = cut.encode(policy.encode(pair))
+        for name in ("chosen_ids", "chosen_mask", "rejected_ids", "rejected_mask"):
+            assert torch.equal(getattr(enc, name), getattr(again, name)), (length, name)
+
+
+def test_a_bad_truncation_is_refused():
+    for value in ("left", True, 0):
+        with pytest.raises(ValueError, match=r"truncation=.* allowed: None, keep_start, keep_end"):
+            tk.load_model().with_options(truncation=value)

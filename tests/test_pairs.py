@@ -1027,9 +1027,8 @@ def test_the_audit_counts_what_encode_gives_and_keeps_every_row():
     assert first.total == max(len(encoded.chosen_ids), len(encoded.rejected_ids))
     assert first.shared_prefix == encoded.shared_prefix and first.reason == ""
     long = audit.iloc[2]
-    assert (
-        long.exceeds_context and long.reason == f"{long.total} tokens, and at most 30 are allowed"
-    )
+    said = f"chosen side has {long.total} tokens, more than max_length 30; "
+    assert long.exceeds_context and long.reason.startswith(said)
     assert "column 'rejected' is missing" in audit.reason[1] and pd.isna(audit.total[1])
     assert audit_pairs(pairs, LLAMA3).usable.tolist() == [True, False, True, False]
     assert not audit_pairs(pairs, policy, max_length=3).usable.any()
@@ -1080,3 +1079,87 @@ def test_the_audit_does_not_depend_on_the_order_of_the_pairs(order):
     whole = audit_pairs(pairs, LLAMA3)
     mixed = audit_pairs([pairs[i] for i in order], LLAMA3)
     pd.testing.assert_frame_equal(mixed, whole.iloc[list(order)].reset_index(drop=True))
+
+
+# ---- truncation ----
+
+
+def trl_sides(pair, limit, mode):
+    """What TRL's own collator makes of a pair: ids and scored positions of both sides."""
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    full = encode(pair, GPT2)
+    rows = {"prompt_ids": full.chosen_ids[~full.chosen_mask].tolist()}
+    for side in ("chosen", "rejected"):
+        ids, mask = getattr(full, f"{side}_ids"), getattr(full, f"{side}_mask")
+        rows[f"{side}_ids"] = ids[mask].tolist()
+    collate = DataCollatorForPreference(0, max_length=limit, truncation_mode=mode)
+    batch = collate([rows])
+    for row in range(2):
+        length = int(batch["attention_mask"][row].sum())
+        mask = batch["completion_mask"][row][:length].bool()
+        mask[0] = False  # its trainer shifts the mask: the first token is predicted by none
+        yield batch["input_ids"][row][:length], mask
+
+
+@pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
+@pytest.mark.parametrize("limit", [7, 8, 10, 14, 15, 40])
+def test_sides_are_cut_as_trl_cuts_them(mode, limit):
+    pair = pair_of("Is it fine?", " Yes, all of it", " No")
+    cut = encode(pair, GPT2, max_length=limit, truncation=mode)
+    ours = [(cut.chosen_ids, cut.chosen_mask), (cut.rejected_ids, cut.rejected_mask)]
+    for (ids, mask), (trl_ids, trl_mask) in zip(ours, trl_sides(pair, limit, mode), strict=True):
+        assert ids.tolist() == trl_ids.tolist() and mask.tolist() == trl_mask.tolist()
+        assert len(ids) <= limit
+    full = encode(pair, GPT2)
+    assert cut.truncated == (len(full.chosen_ids) > limit) and not full.truncated
+
+
+def test_a_side_without_completion_left_is_refused():
+    pair = pair_of("Is it fine?" * 5, " Yes")
+    with pytest.raises(PairError, match=r"of them the prompt's: cut to max_length 6 by 'keep_st"):
+        encode(pair, GPT2, max_length=6, truncation="keep_start")
+    assert encode(pair, GPT2, max_length=6, truncation="keep_end").chosen_length
+    with pytest.raises(PairError, match="no completion token to score"):
+        encode(pair, GPT2, max_length=1, truncation="keep_end")
+
+
+def test_nothing_is_cut_unasked():
+    pair = pair_of("Is it fine?", " Yes")
+    with pytest.raises(PairError, match=r'policy\.with_options\(truncation="keep_start"\) cuts it'):
+        encode(pair, GPT2, max_length=3)
+    for mode in ("keep_middle", True, 1, ""):
+        with pytest.raises(ValueError, match=r"truncation=.* allowed: None, keep_start, keep_end"):
+            encode(pair, GPT2, max_length=3, truncation=mode)
+        with pytest.raises(ValueError, match="truncation="):
+            audit_pairs([pair], GPT2, max_length=3, truncation=mode)
+
+
+@pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
+def test_the_audit_says_what_was_cut(mode):
+    pairs = [pair_of("Is it fine?", " Yes, all of it", " No"), pair_of("Is it " * 9, " Yes")]
+    audit = audit_pairs(pairs, GPT2, max_length=12, truncation=mode)
+    for row, pair in zip(audit.itertuples(), pairs, strict=True):
+        assert row.exceeds_context
+        try:
+            cut = encode(pair, GPT2, max_length=12, truncation=mode)
+        except PairError as error:
+            assert not row.usable and row.reason == error.reason
+            continue
+        full = encode(pair, GPT2)
+        assert row.usable and row.reason == ""
+        assert (row.chosen_tokens, row.rejected_tokens) == (cut.chosen_length, cut.rejected_length)
+        gone = [len(a) - len(b) for a, b in ((full.chosen_ids, cut.chosen_ids),
+                                             (full.rejected_ids, cut.rejected_ids))]  # fmt: skip
+        lost = full.chosen_length - cut.chosen_length, full.rejected_length - cut.rejected_length
+        assert row.notes.endswith(
+            f"cut ({mode}) by {gone[0]} chosen and {gone[1]} rejected tokens; "
+            f"{lost[0]} and {lost[1]} of the completions are not scored"
+        )
+    assert "cut" not in audit_pairs(pairs, GPT2, max_length=500, truncation=mode).notes[0]
+
+
+@pytest.mark.parametrize("pairs", [None, 3, "long_suffix", pair_of("a", " b")])
+def test_an_audit_needs_a_list_of_pairs(pairs):
+    with pytest.raises(ValueError, match=r"pairs must be a list of PreferencePair, .*load_pairs"):
+        audit_pairs(pairs, GPT2)

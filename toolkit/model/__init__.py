@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from toolkit.checks import flag, shown, whole
+from toolkit.checks import choice, flag, shown, whole
 from toolkit.model._checkpoints import (
     load_causal_lm,
     load_tokenizer,
@@ -28,7 +28,14 @@ from toolkit.model._forward import Row, evaluation, scored_logps, sequences
 from toolkit.model._tokens import token_texts
 from toolkit.model.inputs import Skipped, encoded_pairs, skipped_frame
 from toolkit.model.turns import alone
-from toolkit.pairs import EncodedPair, PairError, PreferencePair, encode
+from toolkit.pairs import (
+    TRUNCATIONS,
+    EncodedPair,
+    PairError,
+    PreferencePair,
+    cut_pair,
+    encode,
+)
 
 SHIPPED_MODEL = Path(__file__).resolve().parents[2] / "data" / "tiny_model"
 Params = str | Callable[[str, nn.Parameter], bool]
@@ -46,6 +53,7 @@ class Labels:
         token_mask: Which completion tokens count (``"all scored tokens"`` unless masked).
         optimizer_metric: The metric of the inner products (``"euclidean"`` is plain SGD).
         ref: The reference model (``"same weights"`` when the policy is its own reference).
+        truncation: How pairs that are too long were cut (``"keep_start, 512 tokens"``).
     """
 
     model: str
@@ -55,6 +63,7 @@ class Labels:
     token_mask: str = "all scored tokens"
     optimizer_metric: str = "euclidean"
     ref: str = "same weights"
+    truncation: str = "none"
 
     def to_attrs(self) -> dict[str, object]:
         """Return the labels as a plain dictionary for ``DataFrame.attrs``."""
@@ -108,6 +117,7 @@ class Policy:
         name: Shown in labels and captions; default: the model's ``name_or_path`` or class name.
         append_eos: Append and score EOS after plain-text completions, as TRL does.
         max_length: Refuse pairs with more tokens than this; default: the model's context length.
+        truncation: Cut such pairs instead: ``"keep_start"`` or ``"keep_end"`` (see ``encode``).
 
     Raises:
         ValueError: If the model is not a decoder-only causal LM with an output embedding, or the
@@ -121,7 +131,15 @@ class Policy:
     """
 
     def __init__(
-        self, model, tokenizer, ref_model=None, *, name=None, append_eos=True, max_length=None
+        self,
+        model,
+        tokenizer,
+        ref_model=None,
+        *,
+        name=None,
+        append_eos=True,
+        max_length=None,
+        truncation=None,
     ):
         _refuse_unsupported(model, "model")
         if ref_model is not None:
@@ -129,8 +147,8 @@ class Policy:
             _same_vocabulary(model, ref_model)
         self.model, self.tokenizer, self.ref_model = model, tokenizer, ref_model
         self.name = name or getattr(model, "name_or_path", "") or type(model).__name__
-        self.append_eos, self.max_length = append_eos, max_length
-        _check_options(append_eos, max_length)
+        self.append_eos, self.max_length, self.truncation = append_eos, max_length, truncation
+        _check_options(self)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.model.parameters())
@@ -170,26 +188,33 @@ class Policy:
         return "base model, adapter off" if _has_adapter(self.model) else "same weights"
 
     def with_options(self, **options) -> Policy:
-        """Return a view on the same weights with another ``append_eos`` or ``max_length``.
+        """Return a view on the same weights with another EOS policy, length limit or truncation.
+
+        Args:
+            **options: ``append_eos``, ``max_length``, ``truncation`` or ``name``, as for the class.
 
         Raises:
             ValueError: For any other option, or a value that is not allowed.
         """
-        unknown = set(options) - {"append_eos", "max_length", "name"}
+        allowed = ("append_eos", "max_length", "truncation", "name")
+        unknown = set(options) - set(allowed)
         if unknown:
             raise ValueError(
-                f"unknown option {sorted(unknown)[0]!r}: allowed are append_eos, max_length, name"
+                f"unknown option {sorted(unknown)[0]!r}: allowed are {', '.join(allowed)}"
             )
         view = copy.copy(self)
         vars(view).update(options)
-        _check_options(view.append_eos, view.max_length)
+        _check_options(view)
         return view
 
     def labels(self, params: Params) -> Labels:
         """Return the labels of a number measured on this policy with this parameter set."""
         shown = params if isinstance(params, str) else getattr(params, "__name__", "predicate")
         dtype = _dtype_name(self.dtype)
-        return Labels(self.name, shown, dtype, self.append_eos, ref=self.ref_name)
+        limit, cut = self.context_length, "none"
+        if self.truncation and limit:
+            cut = f"{self.truncation}, {limit} tokens"
+        return Labels(self.name, shown, dtype, self.append_eos, ref=self.ref_name, truncation=cut)
 
     def encode(self, pair: PreferencePair | EncodedPair) -> EncodedPair:
         """Encode one pair with this policy's EOS policy and length limit (see ``toolkit.encode``).
@@ -198,9 +223,9 @@ class Policy:
             PairError: If the pair cannot be scored; the message names the row.
         """
         if not isinstance(pair, EncodedPair):
-            return encode(
-                pair, self.tokenizer, max_length=self.context_length, append_eos=self.append_eos
-            )
+            options = {"append_eos": self.append_eos, "truncation": self.truncation}
+            return encode(pair, self.tokenizer, max_length=self.context_length, **options)
+        pair = cut_pair(pair, self.context_length, self.truncation)
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         for side in ("chosen", "rejected"):
             ids, mask = getattr(pair, f"{side}_ids"), getattr(pair, f"{side}_mask")
@@ -434,9 +459,10 @@ def _sees_the_future(config) -> bool:
     return getattr(config, "model_type", None) in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not causal
 
 
-def _check_options(append_eos, max_length) -> None:
-    flag("append_eos", append_eos)
-    whole("max_length", max_length, optional=True)
+def _check_options(policy: Policy) -> None:
+    flag("append_eos", policy.append_eos)
+    whole("max_length", policy.max_length, optional=True)
+    choice("truncation", policy.truncation, (None, *TRUNCATIONS))
 
 
 def _answer(predicate: Callable, name: str, p: nn.Parameter) -> bool:

@@ -165,8 +165,8 @@ def encoded_pairs(
             found.given.append(item)
         except PairError as error:
             if on_error == "raise":
-                reason = f'{error.reason}; on_error="skip" leaves such pairs out'
-                raise PairError(reason, row=error.row, id=error.id) from None
+                hint = 'on_error="skip" leaves such pairs out'
+                raise PairError(error.reason, row=error.row, id=error.id, hint=hint) from None
             found.errors.append(error)
     if not found.pairs:
         raise ValueError(f"{name}: none can be scored; the first one: {found.errors[0]}")

@@ -6,7 +6,7 @@ A pair is a prompt with a chosen and a rejected response, as plain text or as li
 """
 
 from ._audit import AUDIT_COLUMNS, audit_pairs
-from ._encode import EncodedPair, encode
+from ._encode import TRUNCATIONS, EncodedPair, cut_pair, encode
 from ._load import load_pairs, read_pair, row_id, shipped_pairs
 from ._pair import PairError, PairList, PreferencePair
 from ._sources import read_rows, resolve
@@ -14,6 +14,7 @@ from ._values import Message, RowError, Text
 
 __all__ = [
     "AUDIT_COLUMNS",
+    "TRUNCATIONS",
     "EncodedPair",
     "Message",
     "PairError",
@@ -22,6 +23,7 @@ __all__ = [
     "RowError",
     "Text",
     "audit_pairs",
+    "cut_pair",
     "encode",
     "load_pairs",
     "read_pair",

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from toolkit.checks import whole
+from toolkit.checks import choice, whole
 
-from ._encode import encode_sides
+from ._encode import TRUNCATIONS, Side, cut_sides, encode_sides
 from ._formats import IDENTICAL
 from ._pair import PairError, PreferencePair
-from ._values import shared_length
+from ._values import RowError, shared_length
 
 SAME = "both sides have the same tokens: they cannot be told apart"
 MERGED = "a token holds the end of the prompt and the start of the completion; it is scored"
@@ -39,6 +39,7 @@ def audit_pairs(
     *,
     max_length: int | None = None,
     append_eos: bool | None = None,
+    truncation: str | None = None,
 ) -> pd.DataFrame:
     """Report what encoding does with each pair and why a pair cannot be used.
 
@@ -47,6 +48,8 @@ def audit_pairs(
         policy: a `Policy`, any object with `tokenizer` and `context_length`, or a tokenizer.
         max_length: most tokens a side may have; the policy's context length holds as well.
         append_eos: as in `encode`; None for the policy's own (True for a tokenizer).
+        truncation: as in `encode`; None for the policy's own. A pair that is cut is usable, its
+            numbers are those after the cut (all but `total`), and its notes say what was cut.
 
     Returns:
         One row a pair: id, row, prompt_tokens (unscored), chosen_tokens and rejected_tokens
@@ -65,12 +68,19 @@ def audit_pairs(
         [[2, True]]
     """
     whole("max_length", max_length, optional=True)
+    choice("truncation", truncation, (None, *TRUNCATIONS))
+    if isinstance(pairs, str | PreferencePair) or not isinstance(pairs, Iterable):
+        raise ValueError(
+            f"pairs must be a list of PreferencePair, received {type(pairs).__name__}: use "
+            "tk.load_pairs(...)"
+        )
     tokenizer = getattr(policy, "tokenizer", policy)
+    truncation = truncation or getattr(policy, "truncation", None)
     if append_eos is None:
         append_eos = getattr(policy, "append_eos", True)
     limits = (max_length, getattr(policy, "context_length", None))
     limit = min((value for value in limits if value is not None), default=None)
-    records = [_audit_pair(pair, tokenizer, append_eos, limit) for pair in pairs]
+    records = [_audit_pair(pair, tokenizer, append_eos, limit, truncation) for pair in pairs]
     skipped = getattr(pairs, "skipped", None)
     if skipped is not None and len(skipped):
         for row, id, reason in skipped.itertuples(index=False):
@@ -82,15 +92,23 @@ def audit_pairs(
 
 
 def _audit_pair(
-    pair: PreferencePair, tokenizer: Any, append_eos: bool, limit: int | None
+    pair: PreferencePair,
+    tokenizer: Any,
+    append_eos: bool,
+    limit: int | None,
+    truncation: str | None,
 ) -> dict[str, Any]:
     try:
-        sides = chosen, rejected = encode_sides(pair, tokenizer, append_eos)
+        full = sides = chosen, rejected = encode_sides(pair, tokenizer, append_eos)
     except PairError as error:
         record = {"id": pair.id, "row": pair.row, "usable": False, "reason": error.reason}
         return record | {"notes": "; ".join(pair.notes)}
     total = max(len(side.ids) for side in sides)
-    too_long = limit is not None and total > limit
+    too_long, reason = limit is not None and total > limit, ""
+    try:
+        sides = chosen, rejected = cut_sides(full, limit, truncation)
+    except RowError as error:
+        reason = str(error)
     found = {
         "identical": chosen.ids == rejected.ids,
         "boundary_merge": any(side.merge for side in sides),
@@ -109,7 +127,24 @@ def _audit_pair(
         "shared_prefix": shared_length(chosen.ids[chosen.start :], rejected.ids[rejected.start :]),
         **found,
         "exceeds_context": too_long,
-        "usable": not too_long,
-        "reason": f"{total} tokens, and at most {limit} are allowed" if too_long else "",
-        "notes": "; ".join([*pair.notes, *(note for true, note in said if true)]),
+        "usable": not reason,
+        "reason": reason,
+        "notes": "; ".join(
+            [*pair.notes, *(note for true, note in said if true), *_cut(full, sides, truncation)]
+        ),
     }
+
+
+def _cut(full: tuple[Side, Side], kept: tuple[Side, Side], truncation: str | None) -> list[str]:
+    """Say what cutting took away, in one note or none."""
+    if full == kept:
+        return []
+    gone = [len(whole.ids) - len(side.ids) for whole, side in zip(full, kept, strict=True)]
+    unscored = [
+        len(whole.ids) - whole.start - (len(side.ids) - side.start)
+        for whole, side in zip(full, kept, strict=True)
+    ]
+    return [
+        f"cut ({truncation}) by {gone[0]} chosen and {gone[1]} rejected tokens; "
+        f"{unscored[0]} and {unscored[1]} of the completions are not scored"
+    ]

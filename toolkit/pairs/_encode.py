@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolkit.checks import whole
+from toolkit.checks import choice, whole
 
 from ._pair import PairError, PreferencePair
 from ._values import RowError, Text, shared_length
 
 if TYPE_CHECKING:
     import torch
+
+
+TRUNCATIONS = ("keep_start", "keep_end")  # TRL's words, of its `truncation_mode`
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class EncodedPair:
         rejected_mask: BoolTensor [Tr].
         append_eos: whether plain text ends with EOS (False for messages: their template ends them).
         boundary_merge: a token holds both prompt and completion characters; it is scored.
+        truncated: whether a side was longer and has been cut.
     """
 
     id: str
@@ -35,6 +39,7 @@ class EncodedPair:
     rejected_mask: torch.Tensor
     append_eos: bool
     boundary_merge: bool
+    truncated: bool = False
 
     @property
     def chosen_length(self) -> int:
@@ -56,27 +61,36 @@ class EncodedPair:
 
 
 def encode(
-    pair: PreferencePair, tokenizer: Any, *, max_length: int | None = None, append_eos: bool = True
+    pair: PreferencePair,
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    append_eos: bool = True,
+    truncation: str | None = None,
 ) -> EncodedPair:
     """Tokenise prompt and completion together and mark the scored tokens y_t of Σ log p(y_t).
 
     A token is scored when it holds a character of the completion, by the tokenizer's offsets; a
     slow tokenizer has none, and there the prompt's own tokens must begin the whole. Plain text gets
     the tokenizer's own BOS, never twice, and one EOS. Messages get the chat template and nothing
-    else. Nothing is ever truncated.
+    else. A side that is too long is refused, and cut on request alone.
 
     Args:
         pair: the pair.
         tokenizer: a transformers tokenizer; it needs no pad token.
         max_length: most tokens a side may have, prompt included; None for no limit.
         append_eos: end plain-text completions with the tokenizer's EOS, where it is not there yet.
+        truncation: what to do with a side longer than `max_length`. None refuses it; "keep_start"
+            drops its end (the completion's, EOS included), "keep_end" its beginning (the prompt's),
+            each side for itself, as TRL's `truncation_mode` does. Where "keep_end" cuts into the
+            completion, its first kept token is not scored: nothing before it predicts it.
 
     Returns:
         Ids and masks of both sides, 1-D tensors of that side's own length.
 
     Raises:
         PairError: the pair cannot be encoded so; the reason says what is allowed.
-        ValueError: a bad `max_length`.
+        ValueError: a bad `max_length` or `truncation`.
 
     Example:
         >>> import toolkit as tk
@@ -85,18 +99,20 @@ def encode(
         False
     """
     whole("max_length", max_length, optional=True)
-    sides = encode_sides(pair, tokenizer, append_eos)
-    for name, side in zip(("chosen", "rejected"), sides, strict=True):
-        if max_length is not None and len(side.ids) > max_length:
-            reason = f"{name} side has {len(side.ids)} tokens, more than max_length {max_length}"
-            raise PairError(reason, row=pair.row, id=pair.id)
+    choice("truncation", truncation, (None, *TRUNCATIONS))
+    whole_sides = encode_sides(pair, tokenizer, append_eos)
+    try:
+        sides = cut_sides(whole_sides, max_length, truncation)
+    except RowError as error:
+        raise PairError(str(error), row=pair.row, id=pair.id) from None
     import torch
 
     tensors = []
     for side in sides:
         tensors += [torch.tensor(side.ids), torch.arange(len(side.ids)) >= side.start]
     eos = append_eos and not pair.conversational
-    return EncodedPair(pair.id, *tensors, eos, any(side.merge for side in sides))
+    merge = any(side.merge for side in sides)
+    return EncodedPair(pair.id, *tensors, eos, merge, truncated=sides != whole_sides)
 
 
 class Side(NamedTuple):
@@ -107,6 +123,59 @@ class Side(NamedTuple):
     merge: bool
     double_bos: bool
     double_eos: bool
+
+
+def cut_sides(
+    sides: tuple[Side, Side], limit: int | None, truncation: str | None
+) -> tuple[Side, Side]:
+    """Return the sides, those that are longer than `limit` cut if that was asked for.
+
+    Raises:
+        RowError: a side is too long, or cutting leaves no completion token.
+    """
+    return tuple(
+        _cut_side(name, side, limit, truncation)
+        for name, side in zip(("chosen", "rejected"), sides, strict=True)
+    )
+
+
+def _cut_side(name: str, side: Side, limit: int | None, truncation: str | None) -> Side:
+    if limit is None or len(side.ids) <= limit:
+        return side
+    said = f"{name} side has {len(side.ids)} tokens"
+    if truncation is None:
+        raise RowError(
+            f"{said}, more than max_length {limit}; "
+            'policy.with_options(truncation="keep_start") cuts it'
+        )
+    part = _kept(len(side.ids), limit, truncation)
+    start = max(side.start - part.start, 1 if part.start else 0)
+    ids = side.ids[part]
+    if start >= len(ids):
+        raise RowError(
+            f"{said}, {side.start} of them the prompt's: cut to max_length {limit} by "
+            f"{truncation!r} it has no completion token to score; a longer max_length would"
+        )
+    return side._replace(ids=ids, start=start, merge=side.merge and side.start >= part.start + 1)
+
+
+def cut_pair(pair: EncodedPair, limit: int | None, truncation: str | None) -> EncodedPair:
+    """Return a pair that was encoded before, cut as `encode` cuts one."""
+    if limit is None or truncation is None:
+        return pair
+    found: dict[str, Any] = {}
+    for side in ("chosen", "rejected"):
+        ids, mask = getattr(pair, f"{side}_ids"), getattr(pair, f"{side}_mask")
+        if len(ids) > limit:
+            part = _kept(len(ids), limit, truncation)
+            mask = mask[part].clone()
+            mask[0] = mask[0] and not part.start
+            found |= {f"{side}_ids": ids[part], f"{side}_mask": mask, "truncated": True}
+    return replace(pair, **found)
+
+
+def _kept(length: int, limit: int, truncation: str) -> slice:
+    return slice(0, limit) if truncation == "keep_start" else slice(length - limit, length)
 
 
 def encode_sides(pair: PreferencePair, tokenizer: Any, append_eos: bool) -> tuple[Side, Side]:

@@ -65,6 +65,7 @@ _LABELS = {
     "params": "parameters: {}",
     "dtype": "{}",
     "append_eos": "EOS appended: {}",
+    "truncation": "cut: {}",
     "token_mask": "mask: {}",
     "optimizer_metric": "metric: {}",
     "ref": "reference: {}",
@@ -107,6 +108,8 @@ def caption(frame: pd.DataFrame) -> str:
     texts = {name: _short(value) for name, value in attrs.items() if value not in (None, "")}
     if texts.get("params") == "none":  # no gradient was taken, under any metric
         texts = {name: text for name, text in texts.items() if name not in _OF_GRADIENTS}
+    if texts.get("truncation") == "none":
+        del texts["truncation"]
     if "append_eos" in texts:
         texts["append_eos"] = "yes" if attrs["append_eos"] else "no"
     parts = [words.format(visible_token(texts[name])) for name, words in _LABELS.items()

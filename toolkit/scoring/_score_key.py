@@ -31,6 +31,7 @@ def run_key(policy: Policy, settings: dict[str, object], params: Params) -> dict
         "dtype": policy.labels(params).dtype,
         "append_eos": policy.append_eos,
         "context length": policy.context_length,
+        "truncation": policy.truncation,
         **settings,
     }
 
