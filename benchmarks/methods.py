@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from toolkit.gradients import _autograd, _passes, _rules, _tangents, _token_gram
+from toolkit.gradients import _autograd, _findings, _passes, _rules, _tangents, _token_gram
 from toolkit.model._forward import padded_ids, scored_logps, sequences
 
 SAMPLE = 4  # tokens whose contributions the one-backward-per-token method really finds
@@ -78,7 +78,7 @@ def plain(model, batch) -> None:
 
 def toolkit_pairs(model, batch) -> np.ndarray:
     """The engine behind ``pair_stats``."""
-    plan = _passes.plan_for(model, parameters(model))
+    plan = _findings.plan_for(model, parameters(model))
     return sum(_passes.pair_products(model, plan, sequences(batch))[0].values()).numpy()
 
 
@@ -196,7 +196,7 @@ def vmap_pairs(model, batch) -> np.ndarray:
 
 def toolkit_tokens(model, batch) -> np.ndarray:
     """Pair products and all four contribution vectors."""
-    plan = _passes.plan_for(model, parameters(model))
+    plan = _findings.plan_for(model, parameters(model))
     _, *along = _tangents.token_products(model, plan, sequences(batch))
     return np.stack([torch.cat(list(v)).double().numpy() for v in along])
 
@@ -230,7 +230,7 @@ def official_tokens(model, batch) -> Estimate:
 
 def toolkit_matrix(model, batch) -> np.ndarray:
     """The token matrix of the first pair."""
-    plan = _passes.plan_for(model, parameters(model))
+    plan = _findings.plan_for(model, parameters(model))
     return _token_gram.token_gram(model, plan, sequences(batch[:1]))[1].numpy()
 
 

@@ -8,7 +8,7 @@ import torch
 
 import toolkit as tk
 from toolkit import gradients
-from toolkit.gradients import _batching, _passes, _token_gram
+from toolkit.gradients import _batching, _findings, _token_gram
 from toolkit.model import _forward
 
 SHAPES = list(shapes.CONFIGS)
@@ -134,7 +134,7 @@ def test_token_matrix_does_not_depend_on_its_blocks():
     """One layer in memory at a time gives the matrix of all at once."""
     policy, pair = shapes.policy("gpt2"), shapes.ragged_pairs()[0]
     whole = tk.token_matrix(policy, pair).matrix
-    plan = _passes.plan_for(policy.model, policy.parameters_in("all"))
+    plan = _findings.plan_for(policy.model, policy.parameters_in("all"))
     rows = _forward.sequences([pair])
     _, blocked = _token_gram.token_gram(policy.model, plan, rows, memory=1)
     np.testing.assert_allclose(blocked, whole, rtol=1e-9)
@@ -155,7 +155,7 @@ def test_token_matrix_does_not_depend_on_its_spans(shape, span, positions, monke
 def test_backward_passes_stop_between_the_blocks(shape):
     """Without the cuts the matrix is as right, but every group of layers starts from the top."""
     model = shapes.policy(shape).model
-    plan = _passes.plan_for(model, dict(model.named_parameters()))
+    plan = _findings.plan_for(model, dict(model.named_parameters()))
     graph = _token_gram._Graph(model, plan, torch.arange(6), copies=2)
     # The final norm, the blocks, the embeddings.
     assert graph.count >= model.config.num_hidden_layers + 1
@@ -204,7 +204,7 @@ def test_what_a_position_keeps_is_measured():
     found = {}
     for shape in SHAPES:
         model = shapes.policy(shape).model
-        found[shape] = _passes.plan_for(model, dict(model.named_parameters())).position_bytes
+        found[shape] = _findings.plan_for(model, dict(model.named_parameters())).position_bytes
         width = model.config.hidden_size
         assert found[shape] > 10 * width * model.dtype.itemsize
         assert found[shape] < 1000 * (width + model.config.vocab_size) * model.dtype.itemsize
@@ -436,7 +436,7 @@ def test_odd_architectures_are_exact(shape):
 )
 def test_what_no_rule_covers_goes_to_autograd_by_name(shape, expected):
     policy = shapes.policy(shape, torch.float32)
-    plan = _passes.plan_for(policy.model, policy.parameters_in("all"))
+    plan = _findings.plan_for(policy.model, policy.parameters_in("all"))
     assert any(expected in name for name in plan.remainder)
     assert not any("q_proj" in name for name in plan.remainder)
 
@@ -451,7 +451,7 @@ def test_a_weight_used_outside_its_module_is_found():
         return plain(block, x) + 0.5 * torch.nn.functional.linear(x, block.up_proj.weight)[..., :24]
 
     block.forward = forward
-    plan = _passes.plan_for(policy.model, policy.parameters_in("all"))
+    plan = _findings.plan_for(policy.model, policy.parameters_in("all"))
     assert list(plan.remainder) == ["model.layers.0.mlp.up_proj.weight"]
 
 
@@ -471,7 +471,7 @@ def test_lora_adapters_are_exact():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.3)
     policy = tk.Policy(wrapped, shapes.Letters())
-    assert not _passes.plan_for(wrapped, policy.parameters_in("all")).remainder
+    assert not _findings.plan_for(wrapped, policy.parameters_in("all")).remainder
     assert max(worst_errors(policy, shapes.ragged_pairs())) <= 2e-6
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.gradients import _autograd
+from toolkit.gradients import _autograd, _ways
 from toolkit.gradients._batching import longest
-from toolkit.gradients._passes import Parameters, only
+from toolkit.gradients._passes import only
+from toolkit.gradients._plan import Parameters
 from toolkit.losses import LossWeights, loss_weights
 from toolkit.model import Params, Policy, reference, reference_logps
 from toolkit.model._forward import (
@@ -217,7 +218,7 @@ def directional(policy: Policy, batch, values: Values, move: Values) -> list[Ten
     model, at, direction = policy.model, dict(values), [move[name] for name in values]
     with only(model, {}), evaluation(model):
         return by_parts(
-            policy, batch, lambda rows: _autograd.directional_logps(model, rows, at, direction)
+            policy, batch, lambda rows: _ways.directional_logps(model, rows, at, direction)
         )
 
 

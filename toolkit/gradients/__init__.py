@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from toolkit.checks import check_seed, shown, whole
-from toolkit.gradients import _autograd, _passes, _response_gram, _tangents, _token_gram
+from toolkit.gradients import _autograd, _response_gram, _ways
 from toolkit.gradients._batching import fitting, longest
+from toolkit.gradients._findings import names, plan_for
 from toolkit.gradients._gradient_results import (
     Gram,
     PairStats,
@@ -21,6 +22,7 @@ from toolkit.gradients._gradient_results import (
     concat_stats,
 )
 from toolkit.gradients._metric import Metric
+from toolkit.gradients._plan import Plan
 from toolkit.model import Labels, Params, Policy, batches, reference_logps
 from toolkit.model._forward import evaluation, scored_logps, sequences
 from toolkit.model._memory import in_halves
@@ -151,12 +153,10 @@ def token_contributions(
     """
     enc, task = encoded_pair(policy, pair), _Task(policy, params, metric)
     rows = sequences([enc])
-    if task.plan.remainder:
-        found = _autograd.token_products(policy.model, task.selected, rows, metric=task.weights)
-    else:
-        found = _tangents.token_products(policy.model, task.plan, rows)
+    found, note = _ways.token_products(policy.model, task.plan, task.selected, rows, task.weights)
     values = [_numpy(torch.cat(list(v))) for v in found]
-    return TokenContributions(enc.id, *_token_axis(policy, rows), *values, labels=task.labels)
+    axis, labels = _token_axis(policy, rows), task.labels_with(note)
+    return TokenContributions(enc.id, *axis, *values, labels=labels)
 
 
 @alone
@@ -194,14 +194,12 @@ def token_matrix(
 
     enc, task = encoded_pair(policy, pair), _Task(policy, params, metric)
     rows = sequences([enc])
-    if task.plan.remainder:
-        _, gram = _autograd.token_gram(policy.model, task.selected, rows, metric=task.weights)
-    else:
-        with tqdm(desc="token gradients", unit="block", disable=not progress) as bar:
-            _, gram = _token_gram.token_gram(
-                policy.model, task.plan, rows, done=lambda level, count: _show(bar, level, count)
-            )
-    return TokenMatrix(enc.id, *_token_axis(policy, rows), gram.numpy(), task.labels)
+    with tqdm(desc="token gradients", unit="block", disable=not progress) as bar:
+        (_, gram), note = _ways.token_gram(
+            policy.model, task.plan, task.selected, rows, task.weights, partial(_show, bar)
+        )
+    axis, labels = _token_axis(policy, rows), task.labels_with(note)
+    return TokenMatrix(enc.id, *axis, gram.numpy(), labels)
 
 
 @alone
@@ -288,14 +286,25 @@ class _Task:
                 "tk.Metric.from_optimizer(optimizer, policy.model)"
             )
         self.policy, self.selected = policy, policy.parameters_in(params)
-        self.weights, self.labels = None, policy.labels(params)
+        self.weights, self.own_labels = None, policy.labels(params)
         if metric is None:
-            self.plan = _passes.plan_for(policy.model, self.selected)
+            self.plan = plan_for(policy.model, self.selected)
         else:
             # A metric has no low-rank form that a layer rule could use: plain autograd takes all.
             self.weights = metric.of(self.selected)
-            self.plan = _passes.Plan({}, None, self.selected)
-            self.labels = replace(self.labels, optimizer_metric=metric.name)
+            self.plan = Plan({}, None, self.selected)
+            self.own_labels = replace(self.own_labels, optimizer_metric=metric.name)
+
+    @property
+    def labels(self) -> Labels:
+        """The policy's labels, with the parameters that plain autograd took."""
+        return self.labels_with("")
+
+    def labels_with(self, note: str) -> Labels:
+        """The same with a note on the way that was taken."""
+        by_autograd = names(list(self.plan.remainder), list(self.selected))
+        both = "; ".join(text for text in (by_autograd, note) if text)
+        return replace(self.own_labels, by_autograd=both)
 
     def fitting(self, encoded, batch_size, memory) -> Iterator[Sequence[EncodedPair]]:
         """The pairs in batches that fit into memory."""
@@ -313,7 +322,8 @@ class _Task:
 def _measure(task: _Task, batch) -> PairStats:
     model, plan, rows = task.policy.model, task.plan, sequences(batch)
     if plan.rules:
-        parts, own = _passes.pair_products(model, plan, rows)
+        parts, own, plan = _ways.pair_products_by(model, plan, task.selected, rows)
+        task.plan = plan
     else:
         with evaluation(model), torch.no_grad():
             parts, own = {}, scored_logps(model, rows)

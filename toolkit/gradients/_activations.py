@@ -1,4 +1,4 @@
-"""Modules with another forward for a while, and activations whose slope is taken only once."""
+"""Modules that run another way for a while, and activations whose slope is taken only once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def elementwise(model: nn.Module) -> list[nn.Module]:
 
     def known(module: nn.Module) -> bool:
         kind = type(module)
-        return kind in ELEMENTWISE or kind.__module__ == "transformers.activations"
+        named = kind.__module__ == "transformers.activations" or kind.__name__ == "BloomGelu"
+        return named or kind in ELEMENTWISE
 
     return [m for m in model.modules() if known(m) and not any(True for _ in m.parameters())]
 
@@ -52,6 +53,21 @@ class _Sloped(torch.autograd.Function):
     def backward(ctx, grads):
         (slope,) = ctx.saved_tensors
         return grads * slope, None
+
+
+@contextmanager
+def eager_experts(model: nn.Module) -> Iterator[None]:
+    """Let mixtures of experts run as plain products, which have derivatives of every kind."""
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    before = [(c, getattr(c, "_experts_implementation", None)) for c in configs.values()]
+    before = [(c, kind) for c, kind in before if kind is not None]
+    try:
+        for config, _ in before:
+            config._experts_implementation = "eager"
+        yield
+    finally:
+        for config, kind in before:
+            config._experts_implementation = kind
 
 
 @contextmanager

@@ -4,61 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from toolkit.gradients._rules import Embedding, Linear, Rule, Use, dot, rule_for, tied_products
+from toolkit.gradients._plan import Parameters, Plan
+from toolkit.gradients._rules import Use, tied_products
 from toolkit.model._forward import Row, evaluation, scored_logps
+from toolkit.model._memory import is_out_of_memory
 
-Parameters = dict[str, nn.Parameter]
 Consumer = Callable[[nn.Module, Use], None]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Who accounts for each selected parameter.
+class NotByRows(RuntimeError):
+    """A module with a rule was called on something that is not one row of tokens per response."""
 
-    Attributes:
-        rules: Modules with a rule for their parameters.
-        tied: Output head and embedding, where they share the matrix.
-        remainder: Parameters that no rule covers exactly: plain autograd takes them.
-        position_bytes: What one position of one row keeps for the backward pass, as measured;
-            0 where nothing was measured.
-    """
-
-    rules: dict[nn.Module, Rule]
-    tied: tuple[nn.Module, nn.Module] | None
-    remainder: Parameters
-    position_bytes: int = 0
-
-
-_PLANS: WeakKeyDictionary[nn.Module, dict[frozenset[str], Plan]] = WeakKeyDictionary()
-
-
-def plan_for(model: nn.Module, selected: Parameters) -> Plan:
-    """Return the plan of these parameters, checked against plain autograd once for each model.
-
-    Every selected parameter's products by the rules are compared with autograd's on two short
-    rows; a parameter that a rule gets wrong (used elsewhere, shared in an unknown way, a module
-    that mixes rows) goes to the remainder.
-    """
-    plans = _PLANS.setdefault(model, {})
-    key = frozenset(selected)
-    if key not in plans:
-        draft, rows, kept = _draft(model, selected), _probe_rows(model), _Kept(model)
-        with kept:
-            found, _ = pair_products(model, draft, rows)
-        wrong = _misjudged(model, selected, rows, found)
-        covered = {n: p for n, p in selected.items() if n not in wrong}
-        rest = {n: selected[n] for n in selected if n in wrong}
-        redraft = _draft(model, covered)
-        remainder = {**redraft.remainder, **rest}
-        size = kept.total // sum(len(ids) for ids, _ in rows)
-        plans[key] = Plan(redraft.rules, redraft.tied, remainder, size)
-    return plans[key]
+    def __init__(self, module: nn.Module):
+        super().__init__(f"{type(module).__name__} was not called on one row per response")
+        self.module = module
 
 
 def pair_products(
@@ -66,7 +29,8 @@ def pair_products(
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Return ``[pairs, 3]`` by parameter name where there is a rule, and the log-probabilities.
 
-    Each layer is contracted as its gradients arrive and then forgotten.
+    Each layer is contracted as its gradients arrive and then forgotten. A rule of a plan that is
+    not checked yet may fail: its parameters are left out.
     """
     found: dict[str, Tensor] = {}
     head, embedding = plan.tied or (None, None)
@@ -78,6 +42,13 @@ def pair_products(
             found[name] = found[name] + value if name in found else value
 
     def consume(module: nn.Module, use: Use) -> None:
+        try:
+            contract(module, use)
+        except Exception as error:
+            if plan.checked or is_out_of_memory(error):
+                raise
+
+    def contract(module: nn.Module, use: Use) -> None:
         rule = plan.rules[module]
         add(rule.products(use))
         if module is head:
@@ -135,16 +106,24 @@ def recording(
     """Report ``(module, inputs, output)`` of every ruled module called in the block.
 
     Parameters are frozen inside; the graph starts at the embedding outputs, which are yielded.
+
+    Raises:
+        NotByRows: If a rule of a checked plan would miss a call of its module.
     """
     anchors: list[Tensor] = []
 
     def keep(module, args, output):
         if not torch.is_grad_enabled():
-            return
+            return None
         if isinstance(module, nn.Embedding):
-            anchors.append(output.requires_grad_())
-        if module in plan.rules and output.dim() >= 3 and len(output) == rows:
-            on_call(module, args[0].detach(), output)
+            anchors.append(output.detach().requires_grad_())
+            output = anchors[-1].clone()  # a leaf itself must not be changed in place
+        if module in plan.rules:
+            if output.dim() >= 3 and len(output) == rows and output.requires_grad:
+                on_call(module, args[0].detach(), output)
+            elif plan.checked:
+                raise NotByRows(module)
+        return output
 
     hooks = widened(model, rows)
     for module in model.modules():
@@ -170,7 +149,12 @@ def widened(model: nn.Module, rows: int) -> list:
 
 
 def joined(calls: Sequence[tuple[Tensor, Tensor]]) -> Use:
-    """Join the calls of one module along the tokens, in at least float32."""
+    """Join the calls of one module along the tokens, in at least float32.
+
+    Where a module works on vectors, whatever lies between rows and features counts as tokens.
+    """
+    if all(x.dim() == g.dim() and x.shape[1:-1] == g.shape[1:-1] for x, g in calls):
+        calls = [(x.flatten(1, -2), g.flatten(1, -2)) for x, g in calls]
     inputs, grads = ([c[i] for c in calls] for i in range(2))
     inputs = inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1)
     grads = grads[0] if len(grads) == 1 else torch.cat(grads, 1)
@@ -200,76 +184,3 @@ def _columns(grads: Tensor, ids: Tensor) -> Tensor:
     return torch.stack(
         [torch.stack([grads[i][:, ids[i // 2 * 2 + side]] for side in range(2)]) for i in pairs]
     )
-
-
-def _draft(model: nn.Module, selected: Parameters) -> Plan:
-    names = {id(p): n for n, p in selected.items()}
-    rules, homes, remainder = {}, {}, dict(selected)
-    for module in model.modules():
-        own = module.named_parameters(recurse=False, remove_duplicate=False)
-        mine = {key: names[id(p)] for key, p in own if id(p) in names}
-        for name in mine.values():
-            homes.setdefault(name, []).append(module)
-        rule = rule_for(module, mine) if mine else None
-        if rule:
-            rules[module] = rule
-            for name in mine.values():
-                remainder.pop(name, None)
-    tied = None
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    shared = {name: modules for name, modules in homes.items() if len(modules) > 1}
-    if any({head, embedding} == set(modules) for modules in shared.values()):
-        kinds = type(rules.get(head)), type(rules.get(embedding))
-        tied = (head, embedding) if kinds == (Linear, Embedding) else None
-    return Plan(rules, tied, remainder)
-
-
-class _Kept(torch.autograd.graph.saved_tensors_hooks):
-    """Counts the bytes that a graph keeps for its backward pass, the parameters left out."""
-
-    def __init__(self, model: nn.Module):
-        self.total = 0
-        self.seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        super().__init__(self._count, lambda tensor: tensor)
-
-    def _count(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.seen:
-            self.seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
-        return tensor
-
-
-def _misjudged(
-    model: nn.Module, selected: Parameters, rows: Sequence[Row], found: dict[str, Tensor]
-) -> set[str]:
-    """Names of parameters whose products by the rules differ from plain autograd's."""
-    with only(model, selected), evaluation(model):
-        sides = [
-            torch.autograd.grad(
-                scored_logps(model, [row])[0].sum(),
-                list(selected.values()),
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            for row in rows
-        ]
-    wrong = set()
-    for name, a, b in zip(selected, *sides, strict=True):
-        wide = torch.promote_types(a.dtype, torch.float32)
-        a, b = a.to(wide), b.to(wide)
-        expected = torch.stack([dot(a, a), dot(b, b), dot(a, b)])
-        got = found[name][0] if name in found else torch.zeros(3, dtype=torch.float64)
-        slack = torch.finfo(selected[name].dtype).eps ** 0.5
-        if (got - expected).abs().max() > slack * expected[:2].max():
-            wrong.add(name)
-    return wrong
-
-
-def _probe_rows(model: nn.Module) -> list[Row]:
-    size = model.get_input_embeddings().weight.shape[0]
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(size, (2, 8), generator=generator)
-    ids[:, 5] = ids[:, 2]
-    mask = torch.arange(8) >= 3
-    return [(row, mask) for row in ids]

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.gradients import _autograd
-from toolkit.gradients._passes import Parameters, Plan, backward, only, plan_for
+from toolkit.gradients._findings import plan_for
+from toolkit.gradients._passes import backward, only
+from toolkit.gradients._plan import Parameters, Plan
 from toolkit.gradients._rules import flat_products
 from toolkit.model._forward import Row, evaluation, scored_logps
 

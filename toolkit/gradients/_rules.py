@@ -24,7 +24,10 @@ CHUNK = 1 << 22  # entries turned to float64 at once
 
 
 class Use(NamedTuple):
-    """What one module saw in one pass: its inputs and the gradients of its outputs."""
+    """What one module saw in one pass: its inputs and the gradients of its outputs.
+
+    T counts all vectors of a row: tokens, or tokens times heads.
+    """
 
     inputs: Tensor  # [rows, T, in], or ids [rows, T]
     grads: Tensor  # [rows, T, out]
@@ -58,6 +61,7 @@ class Linear:
     def tangent(self, use: Use, source: Tensor, inputs: Tensor) -> Tensor:
         """Return ``x Gᵀ + b`` with G and b the gradients of row ``source[i]``, without making G."""
         length, width, height = *use.inputs.shape[1:], use.grads.shape[2]
+        shape, inputs = (*inputs.shape[:-1], height), inputs.flatten(1, -2)
         moved = inputs.new_zeros(*inputs.shape[:2], height)
         if self.weight:
             # Both rows of a pair move along the same gradient: they are multiplied together.
@@ -67,7 +71,9 @@ class Linear:
                 moved = ((both @ a.mT) @ d).view_as(moved)
             else:
                 moved = (both @ (a.mT @ d)).view_as(moved)
-        return moved + use.grads.sum(1, keepdim=True)[source] if self.bias else moved
+        if self.bias:
+            moved = moved + use.grads.sum(1, keepdim=True)[source]
+        return moved.view(shape)
 
     def gram(self, uses: Sequence[Use]) -> Tensor:
         """Return ``Σ (A Aᵀ) ⊙ (D_i D_jᵀ)`` over all tokens i and j of the rows."""

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from toolkit.gradients._activations import elementwise, replaced, sloped
-from toolkit.gradients._passes import Plan, backward, widened
+from toolkit.gradients._activations import eager_experts, elementwise, replaced, sloped
+from toolkit.gradients._passes import backward, widened
+from toolkit.gradients._plan import Plan
 from toolkit.gradients._rules import Linear, Use
 from toolkit.model._forward import Row, evaluation, response_logits
 from toolkit.model.turns import alone_in_process
@@ -44,6 +45,7 @@ def token_products(
     try:
         with (
             replaced(forwards),
+            eager_experts(model),
             evaluation(model),
             torch.no_grad(),
             forward_ad.dual_level(),

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from toolkit.gradients._activations import slopes_kept
-from toolkit.gradients._passes import Plan, joined, recording
+from toolkit.gradients._passes import joined, recording
+from toolkit.gradients._plan import Plan
 from toolkit.gradients._rules import Embedding, Linear, Use, symmetric
 from toolkit.model._forward import Row, scored_logps
 
@@ -104,7 +105,8 @@ class _Response:
             move: Go on to the next cut: no module above it will be asked for again.
         """
         wanted = [graph.wanted(modules, level, move) for graph in self.graphs]
-        held = [self._buffer(i, x) for i, x in enumerate(wanted[-1])]
+        ends = zip(wanted[0], wanted[-1], strict=True)
+        held = [self._buffer(i, *pair) for i, pair in enumerate(ends)]
         for graph, span, on in zip(self.graphs, self.spans, wanted, strict=True):
             for start in range(span.start, span.stop, graph.copies):
                 some = slice(start, min(start + graph.copies, span.stop))
@@ -113,7 +115,8 @@ class _Response:
                     if part is None:
                         whole[some] = 0
                     else:
-                        whole[some, : part.shape[1]] = part[: some.stop - start]
+                        inside = (some, *(slice(size) for size in part.shape[1:]))
+                        whole[inside] = part[: some.stop - start]
         if move and level + 1 < self.graphs[0].count:
             self.grads = held.pop().clone()
         grads, found = iter(held), []
@@ -123,16 +126,18 @@ class _Response:
             found.append(Use(use.inputs[0], use.grads))
         return found
 
-    def _buffer(self, index: int, like: Tensor) -> Tensor:
+    def _buffer(self, index: int, first: Tensor, last: Tensor) -> Tensor:
         """Room for the gradients of all tokens at one tensor, used again on the next level.
 
         Fresh memory of this size costs more than what is done in it. Positions after a token's
-        span are never written: they stay zero.
+        span are never written: they stay zero. ``first`` and ``last`` are that tensor in the
+        shortest and in the longest graph: where they differ is the dimension of positions.
         """
-        shape = (len(self.logps), *self.grads.shape[1:2], *like.shape[2:])
-        key = index, shape
+        shape = (len(self.logps), *last.shape[1:])
+        along = tuple(a != b for a, b in zip(first.shape, last.shape, strict=True))
+        key = index, shape, along
         if key not in self.buffers:
-            self.buffers[key] = like.new_zeros(shape)
+            self.buffers[key] = last.new_zeros(shape)
         return self.buffers[key]
 
     def size(self, module: nn.Module) -> int:

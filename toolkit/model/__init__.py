@@ -7,7 +7,7 @@ import copy
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -54,6 +54,9 @@ class Labels:
         optimizer_metric: The metric of the inner products (``"euclidean"`` is plain SGD).
         ref: The reference model (``"same weights"`` when the policy is its own reference).
         truncation: How pairs that are too long were cut (``"keep_start, 512 tokens"``).
+        by_autograd: The parameters whose gradients no layer rule took, but plain autograd, and
+            why another way was not taken; empty where the rules took all. Both are exact: two
+            labels that differ in this alone are equal.
     """
 
     model: str
@@ -64,10 +67,11 @@ class Labels:
     optimizer_metric: str = "euclidean"
     ref: str = "same weights"
     truncation: str = "none"
+    by_autograd: str = field(default="", compare=False)
 
     def to_attrs(self) -> dict[str, object]:
-        """Return the labels as a plain dictionary for ``DataFrame.attrs``."""
-        return asdict(self)
+        """Return the labels that say something as a plain dictionary for ``DataFrame.attrs``."""
+        return {name: value for name, value in asdict(self).items() if value != ""}
 
 
 @dataclass(frozen=True)
