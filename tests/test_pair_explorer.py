@@ -3,12 +3,15 @@
 import asyncio
 import html
 import re
+import threading
+import time
 
 import numpy as np
 import pytest
 from matplotlib.backend_bases import MouseEvent
 
 import toolkit as tk
+from toolkit.model.turns import alone
 from toolkit.widgets import _pair_state, _pair_tabs, _pair_text, pair_explorer
 
 HOSTILE = "<img src=x onerror=\"alert('a')\"><script>alert('b')</script>"
@@ -432,3 +435,23 @@ def test_a_batch_that_was_halved_for_memory_is_one_measurement(policy, monkeypat
     measurement = _pair_state.Measurement(policy, pairs, "all")
     measurement.step(3)
     assert list(measurement.results()[0].ids) == [pair.id for pair in pairs]
+
+
+def test_a_pick_that_waits_for_the_model_says_so(policy, explorer):
+    """A cell computes on the model: the pick is made when it is done, and nothing is lost."""
+    inside, leave, note = threading.Event(), threading.Event(), view(explorer)._note
+    said, cell = note.value, alone(lambda policy: inside.set() or leave.wait(60))
+    threads = [threading.Thread(target=cell, args=(policy,), daemon=True)]
+    threads[0].start()
+    assert inside.wait(60)
+    pick = {"target": setattr, "args": (view(explorer)._choose, "value", 4), "daemon": True}
+    threads.append(threading.Thread(**pick))
+    threads[1].start()
+    until = time.monotonic() + 60
+    while note.value == said and time.monotonic() < until:
+        time.sleep(0.01)
+    assert note.value == "waiting: the model is measuring for another cell"
+    leave.set()
+    for thread in threads:
+        thread.join(60)
+    assert note.value == said and shown_everywhere(explorer, 3)

@@ -162,7 +162,8 @@ def train(
 
     Raises:
         PairError: If a pair cannot be scored.
-        ValueError: If an argument is not allowed, or a loss is not finite (it names the pair).
+        ValueError: If an argument is not allowed, or a loss is not finite before the first step
+            (it names the pair).
         ImportError: If an optional package is missing.
 
     Source:
