@@ -7,6 +7,9 @@ PIP_ARGS ?=
 # More options for pytest, for example PYTEST_ARGS="-k gradients".
 PYTEST_ARGS ?=
 
+# More options for the fuzzer, for example FUZZ_ARGS="--minutes 60 --only files".
+FUZZ_ARGS ?=
+
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip --disable-pip-version-check install -qq --constraint constraints.txt $(PIP_ARGS)
@@ -21,7 +24,7 @@ NBCONVERT := $(RUN) nbconvert --to notebook --execute --output-dir build/noteboo
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test bench notebooks tiny-model clean
+.PHONY: help lab test fuzz bench notebooks tiny-model clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +37,9 @@ test: $(VENV)/.dev-installed ## lint, unit, notebook and browser tests
 	$(RUN) ruff format --check .
 	$(RUN) pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.dev-installed ## try malformed input for ten minutes, or FUZZ_ARGS="--minutes 60"
+	$(VENV)/bin/python tests/fuzz.py $(FUZZ_ARGS)
 
 bench: $(VENV)/.bench-installed ## measure speed and memory side by side (about half an hour)
 	$(VENV)/bin/python benchmarks/run.py

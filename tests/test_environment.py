@@ -129,7 +129,7 @@ def test_make_targets_that_documents_name_exist():
     named = set(re.findall(r"(?:^|`|&& )make ([a-z][a-z-]*)", code, flags=re.M))
     assert named >= {"test"}
     assert named - makefile_targets() == set()
-    wanted = {"lab", "test", "bench", "notebooks", "tiny-model"}
+    wanted = {"lab", "test", "fuzz", "bench", "notebooks", "tiny-model"}
     assert wanted <= makefile_targets()
 
 

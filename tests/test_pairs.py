@@ -557,6 +557,8 @@ def without(name):
         (without("prompt") | {"Prompt ": "x"}, "column 'Prompt ' looks like"),
         ({}, "column 'chosen' is missing"),
         ({"question": "q", "answer_matching_behaviour": " a"}, "'answer_matching_behaviour'?"),
+        (ROW | {"\ud800": 1}, "a column's name is no text that can be written"),
+        (ROW | {10**5000: 1}, "a column's name is no text that can be written"),
         (["a", "b"], "a row must be an object with named columns, got list"),
         (None, "got null"),
         (ROW | {"prompt": None}, "prompt must be text or a list of messages, got null"),
@@ -792,6 +794,15 @@ def test_a_pair_checks_types_and_turns_lists_into_tuples():
     for fields in ((1, "a", "b", "c"), ("i", None, "b", "c"), ("i", "a", ["b"], "c")):
         with pytest.raises(ValueError, match="must be"):
             PreferencePair(*fields)
+    for name, value in (
+        ("meta", None),
+        ("row", "1"),
+        ("row", True),
+        ("notes", 1),
+        ("notes", [None]),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            pair_of("a", "b", "c", **{name: value})
     with pytest.raises(ValueError, match="must all be text or all lists"):
         PreferencePair("i", "a", [assistant("x")], [assistant("y")])
 
@@ -1061,6 +1072,14 @@ def test_the_audit_counts_eos_as_the_policy_does():
         assert audit_pairs([pair], policy).chosen_tokens[0] == scored
         assert audit_pairs([pair], LLAMA3, append_eos=append_eos).chosen_tokens[0] == scored
     assert audit_pairs([pair], policy, append_eos=True).chosen_tokens[0] == scored + 1
+
+
+@pytest.mark.parametrize("pairs", [None, 3, "stance", {}, ROW])
+def test_the_audit_refuses_what_are_no_pairs(pairs):
+    with pytest.raises(ValueError, match="pairs must be a list of PreferencePair"):
+        audit_pairs(pairs, GPT2)
+    with pytest.raises(ValueError, match="append_eos must be True or False"):
+        audit_pairs([], GPT2, append_eos="yes")
 
 
 def test_the_audit_of_rows_that_were_all_skipped():

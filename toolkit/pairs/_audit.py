@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from toolkit.checks import choice, whole
+from toolkit.checks import choice, flag, whole
 
 from ._encode import TRUNCATIONS, Side, cut_sides, encode_sides
 from ._formats import IDENTICAL
@@ -69,7 +69,7 @@ def audit_pairs(
     """
     whole("max_length", max_length, optional=True)
     choice("truncation", truncation, (None, *TRUNCATIONS))
-    if isinstance(pairs, str | PreferencePair) or not isinstance(pairs, Iterable):
+    if isinstance(pairs, str | dict | PreferencePair) or not isinstance(pairs, Iterable):
         raise ValueError(
             f"pairs must be a list of PreferencePair, received {type(pairs).__name__}: use "
             "tk.load_pairs(...)"
@@ -78,6 +78,7 @@ def audit_pairs(
     truncation = truncation or getattr(policy, "truncation", None)
     if append_eos is None:
         append_eos = getattr(policy, "append_eos", True)
+    flag("append_eos", append_eos)
     limits = (max_length, getattr(policy, "context_length", None))
     limit = min((value for value in limits if value is not None), default=None)
     records = [_audit_pair(pair, tokenizer, append_eos, limit, truncation) for pair in pairs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toolkit.checks import choice, whole
+from toolkit.checks import choice, flag, whole
 
 from ._pair import PairError, PreferencePair
 from ._values import RowError, Text, shared_length
@@ -100,6 +100,7 @@ def encode(
     """
     whole("max_length", max_length, optional=True)
     choice("truncation", truncation, (None, *TRUNCATIONS))
+    flag("append_eos", append_eos)
     whole_sides = encode_sides(pair, tokenizer, append_eos)
     try:
         sides = cut_sides(whole_sides, max_length, truncation)

@@ -40,9 +40,11 @@ def split_row(values: Any) -> Split:
     if not isinstance(values, Mapping):
         raise RowError(f"a row must be an object with named columns, got {got(values)}")
     try:
-        values = {str(name): plain(value) for name, value in values.items()}
-    except (RecursionError, ValueError):
-        raise RowError("a value is nested too deeply, or a column's name is no text") from None
+        values = {as_text("name", str(name)): plain(value) for name, value in values.items()}
+    except RecursionError:
+        raise RowError("a value is nested too deeply to be read") from None
+    except ValueError:  # a lone surrogate, or a number that Python refuses to print
+        raise RowError("a column's name is no text that can be written") from None
     names = text_columns(values)
     texts = [as_text(name, _cell(name, values[name])) for name in names]
     _refuse_blank(names[-2:], texts[-2:])

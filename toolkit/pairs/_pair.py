@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from toolkit.checks import shown
+
 from ._values import RowError, Text, as_text
 
 
@@ -65,6 +67,7 @@ class PreferencePair:
     def __post_init__(self) -> None:
         if not isinstance(self.id, str):
             raise PairError(f"id must be a str, got {type(self.id).__name__}", row=self.row)
+        self._check_rest()
         for name in ("prompt", "chosen", "rejected"):
             try:
                 object.__setattr__(self, name, as_text(name, getattr(self, name)))
@@ -74,6 +77,18 @@ class PreferencePair:
             reason = "prompt, chosen and rejected must all be text or all lists of messages"
             raise PairError(reason, row=self.row, id=self.id)
         object.__setattr__(self, "notes", tuple(self.notes))
+
+    def _check_rest(self) -> None:
+        row, notes = self.row, self.notes
+        texts = isinstance(notes, list | tuple) and all(isinstance(note, str) for note in notes)
+        for name, good, allowed in (
+            ("meta", isinstance(self.meta, Mapping), "a dictionary"),
+            ("row", row is None or type(row) is int, "None or a whole number"),
+            ("notes", texts, "a tuple of texts"),
+        ):
+            if not good:
+                reason = f"{name} must be {allowed}, got {shown(getattr(self, name))}"
+                raise PairError(reason, id=self.id)
 
     @property
     def conversational(self) -> bool:

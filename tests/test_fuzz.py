@@ -1,0 +1,71 @@
+"""Some malformed inputs of every kind, the same ones each time; ``make fuzz`` tries new ones."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import fuzz
+import fuzz_pairs
+import pytest
+
+import toolkit as tk
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize(("kind", "cases"), [("rows", 200), ("files", 250), ("folders", 20)])
+def test_malformed_input_ends_in_a_result_or_one_clear_error(kind, cases):
+    ends = {fuzz.run(kind, seed) for seed in range(cases)}
+    assert {"loaded", "refused"} <= ends  # both halves of the contract were tried
+
+
+def raises(error):
+    def call():
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TypeError("no"), ValueError("not from the toolkit"), KeyError("x"), ImportError("no command")],
+)
+def test_the_fuzzer_finds_a_strangers_error(error):
+    with pytest.raises(fuzz.Unclear, match=type(error).__name__):
+        fuzz.ends_clearly(raises(error))
+
+
+def test_the_fuzzer_takes_results_and_clear_errors():
+    assert fuzz.ends_clearly(lambda: 3) == 3
+    assert fuzz.ends_clearly(lambda: tk.load_pairs([{}])) is None
+    install = 'pip install "preference-entanglement-toolkit[hub]"'
+    assert fuzz.ends_clearly(raises(ImportError(install))) is None
+
+
+@pytest.mark.skipif(not hasattr(fuzz.signal, "setitimer"), reason="this platform has no timer")
+def test_the_fuzzer_finds_a_hang(monkeypatch):
+    monkeypatch.setattr(fuzz, "SECONDS", 0.2)
+
+    def hang():
+        while True:
+            pass
+
+    with pytest.raises(fuzz.Unclear, match="TimeoutError"):
+        fuzz.ends_clearly(hang)
+
+
+def test_the_fuzzer_finds_a_lost_question_and_a_changed_response():
+    row = {"prompt": "What is it?", "chosen": " Yes", "rejected": " No"}
+    check = fuzz_pairs._check_source
+    check(tk.PreferencePair("a", *row.values()), row)
+    with pytest.raises(fuzz.Unclear, match="the prompt 'What is it"):
+        check(tk.PreferencePair("a", "", " Yes", " No"), row)
+    with pytest.raises(fuzz.Unclear, match="is not what stands in"):
+        check(tk.PreferencePair("a", "What is it?", "Yes", " No"), row)
+
+
+def test_the_long_run_starts_and_says_how_it_ended():
+    command = [sys.executable, HERE / "fuzz.py", "--only", "files", "--cases", "3", "--seed", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "files" in done.stdout
