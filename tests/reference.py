@@ -128,3 +128,47 @@ def prompt_path_integral(model, ids, mask, prompt, baseline, points):
         total += torch.autograd.grad(logp(at), at)[0] / points
     change = float((logp(embedded[:prompt]) - logp(start)).detach())
     return (total * away).sum(-1).numpy(), change
+
+
+class SplitMoments:
+    """An optimiser on one parameter, its moments kept apart by what built them.
+
+    The gradient is a sum of named parts (of the chosen terms and of the rejected terms), and every
+    moment that is linear in it is kept once per part; the second moment, which is not, is shared.
+    ``weight_decay`` is decoupled for AdamW, else an L2 term in the gradient: a part of its own.
+    """
+
+    def __init__(self, name, lr, decay=0.0):
+        self.name, self.lr, self.decay = name, lr, decay
+        self.t, self.square, self.moments = 0, 0.0, {}
+
+    def step(self, theta, parts):
+        """Return Δθ by name: each part of this step, ``earlier_…`` of those before, ``decay``."""
+        self.t += 1
+        parts = dict(parts)
+        if self.name != "adamw":
+            parts["decay"] = self.decay * theta
+        keep, take, factor = self._scales(sum(parts.values()))
+        found = {}
+        for name, part in parts.items():
+            old = self.moments.get(name, torch.zeros_like(theta))
+            self.moments[name] = keep * old + take * part
+            found[name], found[f"earlier_{name}"] = factor * take * part, factor * keep * old
+        if self.name == "adamw":
+            found["decay"] = -self.lr * self.decay * theta
+        else:
+            found["decay"] = found["decay"] + found.pop("earlier_decay")
+        return found
+
+    def _scales(self, grad):
+        """How much of the old moment stays, how much of the gradient enters, Δθ per moment."""
+        if self.name == "sgd":
+            return 0.0, 1.0, -self.lr
+        if self.name == "momentum":
+            return 0.9, 1.0, -self.lr
+        if self.name == "rmsprop":
+            self.square = 0.99 * self.square + 0.01 * grad**2
+            return 0.0, 1.0, -self.lr / (self.square.sqrt() + 1e-8)
+        self.square = 0.999 * self.square + 0.001 * grad**2
+        denominator = (self.square / (1 - 0.999**self.t)).sqrt() + 1e-8
+        return 0.9, 0.1, -self.lr / (1 - 0.9**self.t) / denominator

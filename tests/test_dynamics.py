@@ -166,6 +166,54 @@ def second_step(shape, name):
     return policy, pairs, twin, live, move
 
 
+def loss_parts(model, pairs, refs, sides=(1.0, 1.0)):
+    """The gradient of the mean DPO loss by its two kinds of terms, by parameter."""
+    found = []
+    for side, (sign, weight) in enumerate(zip((-1, 1), sides, strict=True)):
+        total = 0.0
+        for pair, (ref_chosen, ref_rejected) in zip(pairs, refs, strict=True):
+            both = logps(model, pair)
+            margin = (both[0] - ref_chosen) - (both[1] - ref_rejected)
+            pull = BETA * torch.sigmoid(-BETA * margin.detach())
+            total = total + sign * weight * pull * both[side] / len(pairs)
+        found.append(gradients(total, model))
+    return {n: {"chosen": found[0][n], "rejected": found[1][n]} for n in found[0]}
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "rmsprop", "adam", "adamw"])
+def test_hand_kept_forces_sum_to_the_optimizers_own_steps(name):
+    """The oracle of the forces: ten steps of torch's optimiser, split by what built its moments."""
+    twin, pairs = reference.double(shapes.model("gpt2")), shapes.ragged_pairs()[:2]
+    refs, lr = values(twin, pairs), RATES.get(name, 1e-3)
+    optimizer = live_optimizer(name, list(twin.parameters()), lr)
+    hands = {n: reference.SplitMoments(name, lr, DECAY) for n, _ in twin.named_parameters()}
+    whole = gradients(sum(oracle_losses(twin, pairs, refs)) / len(pairs), twin)
+    for n, part in loss_parts(twin, pairs, refs).items():
+        torch.testing.assert_close(sum(part.values()), whole[n], rtol=1e-8, atol=1e-12)
+    for step in range(10):
+        parts = loss_parts(twin, pairs, refs)
+        before = {n: p.detach().clone() for n, p in twin.named_parameters()}
+        moves = {n: hands[n].step(before[n], parts[n]) for n in before}
+        for n, p in twin.named_parameters():
+            p.grad = sum(parts[n].values())
+        optimizer.step()
+        for n, p in twin.named_parameters():
+            torch.testing.assert_close(sum(moves[n].values()), p - before[n], rtol=1e-8, atol=1e-12)
+        earlier = sum(float(m["earlier_chosen"].abs().sum()) for m in moves.values())
+        assert (earlier > 0) == (step > 0 and name not in ("sgd", "rmsprop"))
+
+
+def test_hand_kept_forces_of_a_side_without_signal_are_zero():
+    twin, pairs = reference.double(shapes.model("gpt2")), shapes.ragged_pairs()[:2]
+    parts = [loss_parts(twin, pairs, values(twin, pairs), sides) for sides in ((1, 0), (0, 1))]
+    silent = {"rejected": parts[0], "chosen": parts[1]}
+    for side, given in silent.items():
+        for name, p in twin.named_parameters():
+            hand = reference.SplitMoments("adamw", 1e-3)
+            moves = [hand.step(p.detach(), given[name]) for _ in range(3)]
+            assert all(not m[side].any() and not m[f"earlier_{side}"].any() for m in moves)
+
+
 @pytest.mark.parametrize("name", _optimizers.NAMES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_prediction_equals_the_oracle(shape, name):
