@@ -40,7 +40,7 @@ def test_it_writes_what_the_function_returns(out, capsys):
         "8 pairs, 0 of them could not be scored",
         "cosine of the two gradients: median",
         "ln_ches at 0, 25, 50, 75, 100 %:",
-        "Spearman correlation with rejected_length − chosen_length: ches",
+        "Spearman correlation with rejected_length - chosen_length: ches",
         "regimes:",
         f"written to {out}",
     ):
@@ -73,6 +73,10 @@ def test_bad_rows_are_counted_and_shown(out, tmp_path, capsys):
         (["--pairs", "stance", "--dtype", "int8"], "dtype='int8'"),
         (["--pairs", "stance", "--out", "scores.csv"], "out must end in .parquet"),
         (["--pairs", "stance", "--measures", "entanglement", "--loss", "x"], "loss='x'"),
+        (
+            ["--pairs", "stance", "--loss", "simpo"],
+            "--measures audit,similarity,stats,entanglement",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(out, capsys, words, named):
@@ -82,6 +86,89 @@ def test_bad_input_is_one_line_and_status_2(out, capsys, words, named):
     assert said.err.startswith("error: ")
     assert named in said.err
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--out", "scores.csv"], "out must end in .parquet"),
+        (["--measures", "chess"], "measures: got 'chess'"),
+        (["--measures", "entanglement", "--loss", "dpoo"], "loss='dpoo'"),
+        (["--measures", "entanglement", "--hparam", "gama=1"], "gama"),
+        (["--measures", "entanglement", "--beta", "-1"], "beta"),
+        (["--params", "("], "params='('"),
+        (["--batch-size", "0"], "batch_size"),
+        (["--rows-per-part", "-1"], "rows_per_part"),
+    ],
+)
+def test_settings_are_checked_before_the_model_is_loaded(out, capsys, words, named):
+    assert score(out, "--pairs", "stance", "--model", "./nowhere", *words) == 2
+    said = capsys.readouterr().err
+    assert named in said
+    assert "nowhere" not in said
+    assert not list(out.parent.iterdir())
+
+
+def test_a_folder_of_the_user_is_refused_before_the_model_is_loaded(out, capsys):
+    folder = out.with_name("scores.parquet.parts")
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    assert score(out, "--pairs", "stance", "--model", "./nowhere") == 2
+    assert "notes.txt" in capsys.readouterr().err
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_columns_of_another_name_end_with_a_status_that_says_so(out, tmp_path, capsys):
+    (tmp_path / "p.csv").write_text("question,good,bad\nIs it?,Yes,No\n")
+    assert score(out, "--pairs", str(tmp_path / "p.csv")) == 2
+    said = capsys.readouterr()
+    assert "none of the first 1 rows is a preference pair" in said.err
+    assert "written to" not in said.out
+
+
+def test_a_run_that_scored_nothing_does_not_end_well(out, tmp_path, capsys):
+    """Every pair is too long: the file holds the reasons, and the status is not that of success."""
+    row = {"prompt": "word " * 600, "chosen": " yes", "rejected": " no"}
+    (tmp_path / "p.jsonl").write_text((json.dumps(row) + "\n") * 2)
+    for _ in range(2):  # the second finds all of it done
+        assert score(out, "--pairs", str(tmp_path / "p.jsonl"), "--measures", "similarity") == 1
+        said = capsys.readouterr()
+        assert "error: none of the 2 pairs could be scored; row 0: chosen side has" in said.err
+        assert "2 pairs, 2 of them could not be scored" in said.out
+    assert len(pd.read_parquet(out)) == 2
+
+
+def test_weights_that_are_not_finite_are_named(out, tmp_path, capsys):
+    policy = tk.load_model()
+    policy.model.model.layers[0].mlp.down_proj.weight.data[0, 0] = float("nan")
+    for part in (policy.model, policy.tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    assert score(out, "--pairs", "stance", "--limit", "2", "--model", str(tmp_path / "model")) == 2
+    said = capsys.readouterr().err
+    assert "weight 'model.layers.0.mlp.down_proj.weight'" in said
+    assert "NaN or infinite in 1 of" in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("command", ["score", "score --help", "losses"])
+def test_a_console_with_few_characters_does_not_end_the_work(tmp_path, encoding, command):
+    """The file was complete, and the command failed when it printed its summary."""
+    row = {"id": "\u2212\u05d0", "prompt": "Is it?", "chosen": "", "rejected": " No"}
+    good = [{"prompt": f"Is it {i}?", "chosen": " Yes" * i, "rejected": " No"} for i in range(1, 5)]
+    lines = [json.dumps(r) + "\n" for r in (row, *good, {**row, "chosen": 5, "\u2212": 1})]
+    (tmp_path / "p.jsonl").write_text("".join(lines))
+    words = command.split()
+    if command == "score":
+        words += ["--pairs", "p.jsonl", "--out", "scores.parquet", "--measures", "similarity"]
+    run = subprocess.run(
+        [sys.executable, "-m", "toolkit", *words],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)},
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.decode(encoding)
 
 
 @pytest.mark.parametrize("words", [["--hparam", "gamma"], ["--limit", "many"], ["--engine", "x"]])
@@ -131,6 +218,8 @@ def test_help_comes_fast_and_without_torch():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     assert "--measures" in run.stdout
+    assert "exit status:" in run.stdout
+    assert all(f"\n  {status} " in run.stdout for status in (0, 1, 2, 130))
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="set TOOLKIT_REAL_DATA to the folder")

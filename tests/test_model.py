@@ -250,6 +250,33 @@ def test_a_reference_with_another_vocabulary_is_refused():
         tk.Policy(shapes.model("gpt2"), shapes.Letters(), other)
 
 
+def test_a_reference_with_a_shorter_context_sets_the_limit():
+    """Its position table ends earlier: without the limit the forward pass ends in an IndexError."""
+    config = shapes.CONFIGS["gpt2"]()
+    config.n_positions = 8
+    policy = tk.Policy(
+        shapes.model("gpt2"), shapes.Letters(), AutoModelForCausalLM.from_config(config)
+    )
+    assert policy.context_length == 8
+    with pytest.raises(tk.PairError, match="9 tokens, but the limit is 8"):
+        tk.per_token_logps(policy, shapes.encoded("long", [5] * 5, [6] * 4, [7]))
+
+
+def test_text_with_a_token_beyond_the_embedding_is_refused_and_audited():
+    """As after tokenizer.add_tokens without resize_token_embeddings."""
+    policy = tk.load_model()
+    count = policy.vocabulary
+    policy.tokenizer.add_tokens([f"<new{i}>" for i in range(count - len(policy.tokenizer) + 1)])
+    last = policy.tokenizer.decode(count)
+    good = tk.PreferencePair("good", "Is it?", " Yes", " No", row=0)
+    bad = tk.PreferencePair("bad", "Is it?", " Yes", f" No{last}", row=1)
+    with pytest.raises(tk.PairError, match=rf"row 1 .*rejected: .*vocabulary of {count}"):
+        tk.per_token_logps(policy, [good, bad])
+    audit = tk.audit_pairs([good, bad], policy)
+    assert audit["usable"].tolist() == [True, False]
+    assert audit["reason"][1] == f"token id {count} is outside the model's vocabulary of {count}"
+
+
 # --- adapters ---
 
 

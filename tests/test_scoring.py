@@ -23,7 +23,10 @@ import toolkit as tk
 from toolkit.scoring import (
     PairStream,
     _score_engines,
+    _score_files,
     _score_rows,
+    _score_run,
+    _score_settings,
     _score_store,
     read_scores,
     score_pairs,
@@ -83,8 +86,8 @@ def test_columns_are_those_of_the_measures_own_functions(policy):
     assert scores["error"].tolist() == [""] * 6
     for measure, frame in frames.items():
         own = frame.drop(columns=["id", "row"], errors="ignore")
-        assert list(own) == [c for c in own if c in _score_rows.MEASURES[measure]], measure
-        assert set(own) == set(_score_rows.MEASURES[measure]), measure
+        assert list(own) == [c for c in own if c in _score_settings.MEASURES[measure]], measure
+        assert set(own) == set(_score_settings.MEASURES[measure]), measure
         kinds = {"check_dtype": False, "check_names": False}
         pd.testing.assert_frame_equal(scores[list(own)], own, rtol=1e-5, atol=1e-4, **kinds)
     assert scores.attrs["tau"] == 0.3
@@ -171,7 +174,7 @@ def test_pairs_that_cannot_be_scored_keep_their_row(policy):
     bad = scores[scores["error"] != ""]
     assert bad[["ches", "inner", "chosen_length", "regime", "d_chosen"]].isna().all().all()
     assert not bad["usable"].any()
-    alone = score_pairs(policy, rows[:1], measures=ALL, progress=False)
+    alone = score_pairs(policy, iter(rows[:1]), measures=ALL, progress=False)
     assert dict(alone.dtypes) == dict(scores.dtypes)
 
 
@@ -202,6 +205,64 @@ def test_a_loss_that_is_not_finite_for_one_pair_spares_the_others(policy):
     assert (scores["error"] != "").tolist() == [False, False, True, False]
     assert scores["regime"].isna().tolist() == [False, False, True, False]
     assert np.isfinite(scores["inner"]).all()
+
+
+def test_one_bad_row_does_not_stop_a_run_that_keeps_errors(policy, out):
+    """A token without an embedding, an id that no file can hold, a reference that reads less."""
+    model = copy.deepcopy(policy.model)
+    model.config.max_position_embeddings = 40
+    short = tk.Policy(policy.model, copy.deepcopy(policy.tokenizer), model)
+    new = [f"<new{i}>" for i in range(short.vocabulary - len(short.tokenizer) + 1)]
+    short.tokenizer.add_tokens(new)
+    rows = [{"id": str(i), "prompt": "Is it?", "chosen": " Yes", "rejected": " No"} for i in "abcd"]
+    rows[1]["id"] = "b\ud800"
+    rows[2]["chosen"] = f" Yes{new[-1]}"
+    rows[3]["rejected"] = " No" * 60
+    live = [tk.PreferencePair(r["id"], r["prompt"], r["chosen"], r["rejected"]) for r in rows]
+    for pairs in (rows, live):
+        scores = score_pairs(short, pairs, measures=ALL, progress=False, out=out, resume=False)
+        assert scores["id"].drop(1).tolist() == ["a", "c", "d"]
+        for error, named in zip(
+            scores["error"], ("^$", "surrogate|ud800", "vocabulary", "40"), strict=True
+        ):
+            assert re.search(named, error)
+        assert scores["usable"].tolist() == [True, False, False, False]
+        assert scores["ches"].notna().tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("role", ["policy", "reference"])
+def test_weights_that_are_not_finite_are_named_before_the_run(policy, out, value, role):
+    """Every score of such a model is NaN: without the check they are written without an error."""
+    model = copy.deepcopy(policy.model)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = value
+    models = (model, policy.model) if role == "policy" else (policy.model, model)
+    broken = tk.Policy(models[0], policy.tokenizer, models[1])
+    said = rf"the {role}'s weight 'model.layers.1.mlp.up_proj.weight' .*1 of .*checkpoint"
+    with pytest.raises(ValueError, match=said):
+        score_pairs(broken, pairs_of(2), **FAST, out=out)
+    assert not list(out.parent.iterdir())
+
+
+def test_scores_that_are_not_finite_are_errors(policy, monkeypatch):
+    """Activations of a narrow dtype overflow for some pairs, with weights that are all right."""
+    real = _score_rows.similarity
+
+    def overflowing(*args, **options):
+        frame = real(*args, **options)
+        frame.loc[frame["id"] == bad, ["ches", "ln_ches"]] = [np.inf, np.nan]
+        return frame
+
+    pairs = pairs_of(3)
+    bad = pairs[1].id
+    monkeypatch.setattr(_score_rows, "similarity", overflowing)
+    scores = score_pairs(policy, pairs, **FAST)
+    assert (scores["error"] != "").tolist() == [False, True, False]
+    assert re.search("ches is inf.*float32", scores["error"][1])
+    assert scores[["ches", "ln_ches"]].isna().all(axis=1).tolist() == [False, True, False]
+    with pytest.raises(tk.PairError, match=r"row 1 .*ches is inf"):
+        score_pairs(policy, pairs, **FAST, on_error="raise")
 
 
 # ---- interruption ----
@@ -272,7 +333,7 @@ def test_twenty_kills_leave_the_same_bits(policy, out, tmp_path):
 
 
 def die_at(policy, move: int, before: bool, pairs, out):
-    moves, real = iter(range(99)), _score_store._move
+    moves, real = iter(range(99)), _score_files.move
 
     def deadly(passing, path):
         now = next(moves) == move
@@ -282,7 +343,7 @@ def die_at(policy, move: int, before: bool, pairs, out):
         if now:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    _score_store._move = deadly
+    _score_files.move = deadly
     score_pairs(policy, pairs, **FAST, out=out, rows_per_part=2)
 
 
@@ -301,7 +362,7 @@ def test_death_around_every_rename_leaves_whole_parts(policy, out, before, store
         stored()
         exactly(whole, score_pairs(policy, pairs, **FAST, out=out, rows_per_part=2))
         assert stored() == list(range(there, 3))
-        assert [path.name for path in out.parent.iterdir()] == [out.name]
+        assert {path.name for path in out.parent.iterdir()} == {out.name, f".{out.name}.lock"}
         out.unlink()
 
 
@@ -365,13 +426,13 @@ def test_a_damaged_part_is_found_and_computed_again(policy, half_done, out, stor
 
 def test_no_flipped_bit_passes_for_a_number(half_done, out):
     path = _score_store.Store(out).parts()[1]
-    whole, content = _score_store.read_table(path), path.read_bytes()
+    whole, content = _score_files.read_table(path), path.read_bytes()
     footer = 8 + int.from_bytes(content[-8:-4], "little")
     for position in range(4, len(content) - footer):
         changed = bytearray(content)
         changed[position] ^= 1
         path.write_bytes(changed)
-        table = _score_store.read_table(path)
+        table = _score_files.read_table(path)
         assert table is None or table.equals(whole), position
 
 
@@ -380,6 +441,35 @@ def test_a_part_of_other_rows_is_computed_again(policy, half_done, out, stored):
     stored()
     exactly(again(policy, other, out), score_pairs(policy, other, **FAST, rows_per_part=2))
     assert stored() == [0, 2, 3]
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "parts"])
+def test_scores_of_an_earlier_input_are_never_shown_with_those_of_the_new_one(
+    policy, half_done, out, monkeypatch, finished
+):
+    """A row more at the start moves all others: what is stored behind it is of other rows."""
+    if finished:
+        again(policy, half_done, out)
+    moved = [tk.PreferencePair("new", "Is it?", " Yes", " No"), *half_done]
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            again(policy, moved, out)
+    scores = read_scores(out)
+    assert scores["id"].tolist() == [pair.id for pair in moved[:2]]
+    assert scores["row"].tolist() == [0, 1]
+    assert scores.attrs["complete"] is False
+    whole = again(policy, moved, out)
+    assert whole["id"].tolist() == [pair.id for pair in moved]
+    assert read_scores(out).attrs["complete"] is True
+
+
+def test_a_run_that_goes_on_shows_what_was_there_all_the_time(policy, half_done, out, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 0)
+        with pytest.raises(KeyboardInterrupt):
+            again(policy, half_done, out)
+    assert read_scores(out)["row"].tolist() == [0, 1, 2, 3]
 
 
 def test_a_finished_run_computes_nothing(policy, half_done, out, stored, monkeypatch):
@@ -508,6 +598,101 @@ def test_two_runs_do_not_write_the_same_file(policy, half_done, out):
         again(policy, half_done, out)
 
 
+def test_the_result_is_read_before_another_run_may_write(policy, half_done, out, monkeypatch):
+    """Read after the lock was free, it could hold some rows only, without an error."""
+    seen, real = [], _score_run.read
+
+    def reading(store, *args):
+        with pytest.raises(ValueError, match="another run is writing"):
+            again(policy, half_done, out, resume=False)
+        seen.append(store.out)
+        return real(store, *args)
+
+    monkeypatch.setattr(_score_run, "read", reading)
+    assert len(again(policy, half_done, out)) == 8
+    assert seen == [out]
+
+
+def test_the_lock_is_one_file_for_all_runs(policy, half_done, out):
+    """A lock that is deleted and made anew is two locks: both runs believe to be alone."""
+    lock = out.with_name(".scores.parquet.lock")
+    before = lock.stat().st_ino
+    again(policy, half_done, out)
+    again(policy, half_done, out, resume=False)
+    assert lock.stat().st_ino == before
+
+
+def test_reading_while_a_run_finishes_gives_whole_results(policy, half_done, out, monkeypatch):
+    """The parts vanish once they are merged: a reader that listed them before must look again."""
+    real, calls = _score_store.read_table, iter(range(99))
+
+    def slowly(path, *args):
+        if next(calls) == 1:
+            monkeypatch.setattr(_score_store, "read_table", real)
+            again(policy, half_done, out)
+        return real(path, *args)
+
+    monkeypatch.setattr(_score_store, "read_table", slowly)
+    scores = read_scores(out)
+    assert scores["row"].tolist() == list(range(8))
+    assert scores.attrs["complete"] is True
+
+
+def write_notes(folder):
+    (folder / "notes.txt").write_text("mine")
+
+
+def write_parts(folder):
+    pd.DataFrame({"a": [1]}).to_parquet(folder / "part-00000000.parquet")
+
+
+@pytest.mark.parametrize("write", [write_notes, write_parts])
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_users_folder_is_refused_and_left_alone(policy, out, write, resume):
+    folder = out.with_name("scores.parquet.parts")
+    folder.mkdir()
+    write(folder)
+    (name,) = (path.name for path in folder.iterdir())
+    with pytest.raises(ValueError, match=f"{name}', which no run wrote; move it away"):
+        score_pairs(policy, pairs_of(2), **FAST, out=out, resume=resume)
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_only_what_a_run_wrote_is_removed(policy, out, monkeypatch, fails):
+    """Something that is put beside the parts while they are written stays there."""
+    folder = out.with_name("scores.parquet.parts")
+
+    def engine(*args):
+        write_notes(folder)
+        if fails:
+            raise RuntimeError("the first part fails")
+        yield from real(*args)
+
+    real = _score_engines.local
+    monkeypatch.setattr(_score_engines, "local", engine)
+    if fails:
+        with pytest.raises(RuntimeError, match="first part fails"):
+            score_pairs(policy, pairs_of(2), **FAST, out=out)
+    else:
+        score_pairs(policy, pairs_of(2), **FAST, out=out)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_what_a_kill_left_before_the_first_part_is_not_foreign(policy, out):
+    folder = out.with_name("scores.parquet.parts")
+    folder.mkdir()
+    (folder / "input.tmp").write_text("half a l")
+    assert len(score_pairs(policy, pairs_of(2), **FAST, out=out)) == 2
+    assert not folder.exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(policy, out):
+    out.with_name("scores.parquet.parts").write_text("mine")
+    with pytest.raises(ValueError, match="is a file where a folder of parts must go"):
+        score_pairs(policy, pairs_of(2), **FAST, out=out)
+
+
 def test_a_file_that_holds_something_else_is_left_alone(policy, out):
     pd.DataFrame({"a": [1]}).to_parquet(out)
     with pytest.raises(ValueError, match="holds no scores"):
@@ -543,7 +728,13 @@ def test_tokenizer_hash_ignores_how_the_tokenizer_was_used_last(policy):
         ({"params": "nothing"}, "params='nothing' matches no parameter"),
         ({"out": "scores.csv"}, "out must end in .parquet"),
         ({"resume": 1}, "resume"),
-        ({"beta": 0.1}, "beta: hyper-parameters need 'entanglement'"),
+        ({"beta": 0.1}, "beta: nothing uses it without 'entanglement'"),
+        ({"loss": "simpo"}, "loss: nothing uses it without 'entanglement'"),
+        ({"measures": 5}, "measures: got 5"),
+        ({"measures": [["audit"]]}, "measures: got ['audit']"),
+        ({"params": "("}, "params='(' is not a valid regular expression"),
+        ({"params": 5}, "params must be a string or a predicate"),
+        ({"out": 5}, "out must be a path"),
         ({"measures": "entanglement", "loss": "dpoo"}, "dpoo"),
         ({"measures": "entanglement", "gamma": 1.0}, "gamma"),
     ],
@@ -551,6 +742,30 @@ def test_tokenizer_hash_ignores_how_the_tokenizer_was_used_last(policy):
 def test_bad_arguments_are_named(policy, options, named):
     with pytest.raises(ValueError, match=re.escape(named)):
         score_pairs(policy, pairs_of(1), **{**FAST, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"measures": "chess"}, "measures"),
+        ({"measures": "entanglement", "loss": "dpoo"}, "dpoo"),
+        ({"measures": "entanglement", "bta": 0.1}, "bta"),
+        ({"params": "("}, "params"),
+        ({"rows_per_part": 3}, "rows_per_part: was 2, is 3"),
+        ({"measures": "audit"}, "measures: was"),
+    ],
+)
+def test_settings_are_checked_before_the_model_is_loaded(half_done, out, options, named):
+    with pytest.raises(ValueError, match=named):
+        again("./nowhere", half_done, out, **options)
+    with pytest.raises(ValueError, match="no model folder"):
+        again("./nowhere", half_done, out)
+
+
+def test_an_iterator_cannot_feed_ray_which_reads_twice(policy):
+    """Looked through beforehand, it would be empty when the workers come to it."""
+    with pytest.raises(ValueError, match=r"engine='ray' reads the rows twice.*list\(pairs\)"):
+        score_pairs(policy, iter(pairs_of(2)), **FAST, engine="ray")
 
 
 @pytest.mark.parametrize("source", ["nowhere.jsonl", 5, []])
@@ -580,6 +795,15 @@ def test_rows_are_counted_without_reading_them_twice(tmp_path):
     assert len(PairStream("single_token", limit=7)) == 7
     with pytest.raises(TypeError, match="cannot be counted"):
         len(PairStream(iter([])))
+
+
+def test_rows_of_a_split_are_counted_and_not_the_splits():
+    datasets = pytest.importorskip("datasets", reason="the extra hub is not installed")
+    rows = [{"prompt": "Is it?", "chosen": " Yes", "rejected": " No"}]
+    both = {"train": datasets.Dataset.from_list(rows * 5), "test": datasets.Dataset.from_list(rows)}
+    splits = datasets.DatasetDict(both)
+    assert len(PairStream(splits)) == len(list(PairStream(splits))) == 5
+    assert len(PairStream(splits, split="test")) == 1
 
 
 def test_missing_ray_is_named_with_its_install_command(policy, monkeypatch):
@@ -618,7 +842,7 @@ def test_rows_travel_to_workers_unchanged():
 
 def test_workers_return_the_table_of_their_part(policy):
     chunk = next(PairStream("single_token", limit=3).chunks(3))
-    settings = _score_rows.Settings(("similarity",))
+    settings = _score_settings.Settings(("similarity",))
     worker = _score_engines._Worker(policy, settings, False)
     batch = pa.table({"index": [5], "rows": [_score_engines._to_json(chunk.rows)]})
     found = worker(batch).to_pydict()

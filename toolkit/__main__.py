@@ -16,16 +16,23 @@ SCORE = """Score every preference pair of a dataset and write one Parquet row a 
 
 The work may be interrupted at any time, also by a crash: the same command goes on where it stopped.
 Pairs that cannot be scored keep their row, with the reason in the column "error"."""
-EXAMPLE = """example:
+EXAMPLE = """exit status:
+  0    done, and at least one pair was scored
+  1    done, but no pair at all could be scored: the output holds the reasons
+  2    bad input, or the work failed: one line on the error output says why
+  130  stopped with Ctrl-C: the same command goes on
+
+example:
   python -m toolkit score --pairs pairs.jsonl --out scores.parquet
   python -m toolkit score --model gpt2 --pairs owner/name --split test --measures entanglement \\
       --loss simpo --hparam gamma=0.5 --out scores.parquet"""
 MEASURES = "similarity,stats,audit"
+NONE_SCORED, FAILED = 1, 2
 STOPPED = 130  # what a shell reports for Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 2 for bad input, 130 after Ctrl-C.
+    """Run one command and return its exit status, which ``score --help`` explains.
 
     Args:
         arguments: The words of the command line; ``None`` takes this process's own.
@@ -33,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Example:
         >>> main(["losses"])  # doctest: +SKIP
     """
+    if hasattr(sys.stdout, "reconfigure"):  # what the console cannot show must not end the work
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
@@ -46,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {_line(error)}", file=sys.stderr)
     except RuntimeError as error:  # torch's errors; its out of memory is one
         print(f"error: {_line(error)}. {options.again}", file=sys.stderr)
-    return 2
+    return FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,8 +85,8 @@ def _add_input(group) -> None:
     group.add_argument("--model", help="hub name or folder (default: the shipped tiny model)")
     group.add_argument("--ref", metavar="MODEL", help="reference (default: the same weights)")
     group.add_argument("--adapter", metavar="FOLDER", help="PEFT adapter to put on the model")
-    group.add_argument("--dtype", default="auto", help="float32, bfloat16, … (auto)")
-    group.add_argument("--device", help="cpu, cuda, … (CUDA where present)")
+    group.add_argument("--dtype", default="auto", help="float32, bfloat16, ... (auto)")
+    group.add_argument("--device", help="cpu, cuda, ... (CUDA where present)")
 
 
 def _add_measures(group) -> None:
@@ -132,12 +141,28 @@ def _losses(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     from toolkit.model import load_model
-    from toolkit.scoring import PairStream, score_pairs
+    from toolkit.scoring import PairStream, ScoringRun, Settings
 
     hparams = dict(options.hparam)
     if options.beta is not None:
         hparams["beta"] = options.beta
-    stream = PairStream(options.pairs, split=options.split, limit=options.limit)
+    run = ScoringRun(
+        PairStream(options.pairs, split=options.split, limit=options.limit),
+        Settings(
+            measures=[name.strip() for name in options.measures.split(",")],
+            loss=options.loss,
+            params=options.params,
+            rows_per_part=options.rows_per_part,
+            batch_size=options.batch_size,
+            on_error=options.on_error,
+            hparams=hparams,
+        ),
+        out=options.out,
+        resume=not options.no_resume,
+        engine=options.engine,
+        ray_address=options.ray_address,
+        progress=not options.quiet,
+    )
     policy = load_model(
         options.model,
         ref=options.ref,
@@ -145,24 +170,17 @@ def _score(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         device=options.device,
     )
-    scores = score_pairs(
-        policy,
-        stream,
-        measures=[name.strip() for name in options.measures.split(",")],
-        loss=options.loss,
-        params=options.params,
-        out=options.out,
-        resume=not options.no_resume,
-        engine=options.engine,
-        ray_address=options.ray_address,
-        batch_size=options.batch_size,
-        rows_per_part=options.rows_per_part,
-        on_error=options.on_error,
-        progress=not options.quiet,
-        **hparams,
-    )
+    scores = run(policy)
     print(_summary(scores, options.out))
-    return 0
+    if (scores["error"] == "").any():
+        return 0
+    first = scores.iloc[0]
+    print(
+        f"error: none of the {len(scores):,} pairs could be scored; row {first['row']}: "
+        f"{first['error']}",
+        file=sys.stderr,
+    )
+    return NONE_SCORED
 
 
 def _summary(scores: pd.DataFrame, out: str) -> str:
@@ -180,7 +198,7 @@ def _summary(scores: pd.DataFrame, out: str) -> str:
         rho = [length_confound(scores, by) for by in ("ches", "ln_ches")]
         if not any(map(math.isnan, rho)):
             lines.append(
-                "Spearman correlation with rejected_length − chosen_length: "
+                "Spearman correlation with rejected_length - chosen_length: "
                 f"ches {rho[0]:+.2f}, ln_ches {rho[1]:+.2f}"
             )
     if "regime" in scores:

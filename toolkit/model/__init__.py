@@ -175,14 +175,25 @@ class Policy:
     def context_length(self) -> int | None:
         """Longest input in tokens (prompt and completion), or ``None`` where it is unbounded.
 
+        The model and its reference both read every pair, so that the shorter context holds.
         Rotary embeddings of the ``longrope`` kind turn to other factors for the whole batch once
         one row is longer than the model was first trained on: up to there alone is a result
         independent of what it is batched with, and longer rows are refused.
         """
-        config = self.model.config.get_text_config()
-        own = getattr(config, "max_position_embeddings", None)
-        limits = [n for n in (own, self.max_length, *_longrope_starts(config)) if n]
+        configs = [model.config.get_text_config() for model in self._models]
+        own = [getattr(config, "max_position_embeddings", None) for config in configs]
+        starts = [start for config in configs for start in _longrope_starts(config)]
+        limits = [n for n in (*own, *starts, self.max_length) if n]
         return min(limits) if limits else None
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids that have an embedding, in the model and in its reference."""
+        return min(model.get_input_embeddings().weight.shape[0] for model in self._models)
+
+    @property
+    def _models(self) -> list[nn.Module]:
+        return [model for model in (self.model, self.ref_model) if model is not None]
 
     @property
     def ref_name(self) -> str:
@@ -226,17 +237,18 @@ class Policy:
         Raises:
             PairError: If the pair cannot be scored; the message names the row.
         """
-        if not isinstance(pair, EncodedPair):
+        limit = self.context_length
+        if isinstance(pair, EncodedPair):
+            encoded = cut_pair(pair, limit, self.truncation)
+        else:
             options = {"append_eos": self.append_eos, "truncation": self.truncation}
-            return encode(pair, self.tokenizer, max_length=self.context_length, **options)
-        pair = cut_pair(pair, self.context_length, self.truncation)
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+            encoded = encode(pair, self.tokenizer, max_length=limit, **options)
         for side in ("chosen", "rejected"):
-            ids, mask = getattr(pair, f"{side}_ids"), getattr(pair, f"{side}_mask")
-            reason = _unusable(ids, mask, self.context_length, vocabulary)
+            ids, mask = getattr(encoded, f"{side}_ids"), getattr(encoded, f"{side}_mask")
+            reason = _unusable(ids, mask, limit, self.vocabulary)
             if reason:
-                raise PairError(f"{side}: {reason}", id=pair.id)
-        return pair
+                raise PairError(f"{side}: {reason}", row=getattr(pair, "row", None), id=pair.id)
+        return encoded
 
     @alone
     def parameters_in(self, params: Params) -> dict[str, nn.Parameter]:
@@ -267,10 +279,9 @@ class Policy:
         return chosen
 
     def _predicate(self, params: Params) -> Callable[[str, nn.Parameter], bool]:
+        check_params(params)
         if callable(params):
             return lambda name, p: _answer(params, name, p)
-        if not isinstance(params, str):
-            raise ValueError(f"params must be a string or a predicate, received {shown(params)}")
         if params == "all":
             return lambda name, p: p.requires_grad
         if params == "head":
@@ -278,13 +289,7 @@ class Policy:
             return lambda name, p: id(p) in head
         if params == "lora":
             return lambda name, p: "lora_" in name
-        try:
-            pattern = re.compile(params)
-        except re.error as error:
-            raise ValueError(
-                f"params={params!r} is not a valid regular expression: {error}"
-            ) from None
-        return lambda name, p: pattern.search(name) is not None
+        return lambda name, p: re.search(params, name) is not None
 
 
 def load_model(
@@ -487,6 +492,22 @@ def _answer(predicate: Callable, name: str, p: nn.Parameter) -> bool:
     if not isinstance(found, bool):
         raise ValueError(f"{called} must return True or False, received {shown(found)}")
     return found
+
+
+def check_params(params: Params) -> None:
+    """Refuse what is no parameter set of any model (see ``Policy.parameters_in``).
+
+    Raises:
+        ValueError: If it is neither a string nor a predicate, or no valid expression.
+    """
+    if callable(params):
+        return
+    if not isinstance(params, str):
+        raise ValueError(f"params must be a string or a predicate, received {shown(params)}")
+    try:
+        re.compile(params)
+    except re.error as error:
+        raise ValueError(f"params={params!r} is not a valid regular expression: {error}") from None
 
 
 def _unusable(ids: Tensor, mask: Tensor, limit: int | None, vocabulary: int) -> str | None:

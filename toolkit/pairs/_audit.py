@@ -45,7 +45,8 @@ def audit_pairs(
 
     Args:
         pairs: pairs; rows that `load_pairs` skipped are listed too, in their place.
-        policy: a `Policy`, any object with `tokenizer` and `context_length`, or a tokenizer.
+        policy: a `Policy`, any object with `tokenizer`, `context_length` and `vocabulary`, or a
+            tokenizer.
         max_length: most tokens a side may have; the policy's context length holds as well.
         append_eos: as in `encode`; None for the policy's own (True for a tokenizer).
         truncation: as in `encode`; None for the policy's own. A pair that is cut is usable, its
@@ -81,7 +82,9 @@ def audit_pairs(
     flag("append_eos", append_eos)
     limits = (max_length, getattr(policy, "context_length", None))
     limit = min((value for value in limits if value is not None), default=None)
-    records = [_audit_pair(pair, tokenizer, append_eos, limit, truncation) for pair in pairs]
+    vocabulary = getattr(policy, "vocabulary", None)
+    how = limit, truncation, vocabulary
+    records = [_audit_pair(pair, tokenizer, append_eos, *how) for pair in pairs]
     skipped = getattr(pairs, "skipped", None)
     if skipped is not None and len(skipped):
         for row, id, reason in skipped.itertuples(index=False):
@@ -98,6 +101,7 @@ def _audit_pair(
     append_eos: bool,
     limit: int | None,
     truncation: str | None,
+    vocabulary: int | None,
 ) -> dict[str, Any]:
     try:
         full = sides = chosen, rejected = encode_sides(pair, tokenizer, append_eos)
@@ -110,6 +114,9 @@ def _audit_pair(
         sides = chosen, rejected = cut_sides(full, limit, truncation)
     except RowError as error:
         reason = str(error)
+    highest = max(id for side in sides for id in side.ids)
+    if not reason and vocabulary is not None and highest >= vocabulary:
+        reason = f"token id {highest} is outside the model's vocabulary of {vocabulary}"
     found = {
         "identical": chosen.ids == rejected.ids,
         "boundary_merge": any(side.merge for side in sides),

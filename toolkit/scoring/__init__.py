@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from toolkit.model import Params, Policy, load_model
 from toolkit.model.inputs import check_policy
-from toolkit.scoring import _score_engines
 from toolkit.scoring._export import export_pairs
-from toolkit.scoring._score_key import run_key
-from toolkit.scoring._score_rows import Settings, typed
+from toolkit.scoring._score_run import ScoringRun, read
+from toolkit.scoring._score_settings import Settings
 from toolkit.scoring._score_store import Store
-from toolkit.scoring._score_stream import Chunk, PairStream
+from toolkit.scoring._score_stream import PairStream
 from toolkit.scoring._subsets import (
     FilteredPairs,
     filter_pairs,
@@ -31,6 +25,8 @@ from toolkit.scoring._subsets import (
 __all__ = [
     "FilteredPairs",
     "PairStream",
+    "ScoringRun",
+    "Settings",
     "export_pairs",
     "filter_pairs",
     "length_confound",
@@ -38,9 +34,6 @@ __all__ = [
     "read_scores",
     "score_pairs",
 ]
-
-LOOKED_AT = 64  # rows of which at least one must be a pair
-ENGINES = ("local", "ray")
 
 
 def score_pairs(
@@ -71,7 +64,8 @@ def score_pairs(
         pairs: Whatever ``load_pairs`` reads, pairs, a ``PairStream``, or an iterable of pairs or
             rows. Files are streamed: neither they nor the pairs are held whole (.json is).
         measures: Any of "audit", "similarity", "stats" and "entanglement" (which holds "stats").
-        loss: Loss of "entanglement"; a key of ``LOSSES`` or a function, known by its code.
+        loss: Loss of "entanglement"; a key of ``LOSSES`` or a function. With ``out`` a function is
+            known by its code and all that it reaches, or by its attribute ``version`` if it has it.
         params: Parameter set of the gradients (see ``Policy.parameters_in``).
         out: Parquet file to write; ``None`` keeps everything in memory.
         resume: Go on with what ``out`` holds; False discards it.
@@ -80,8 +74,8 @@ def score_pairs(
         batch_size: Most pairs per forward pass. It changes rounding only and may change between
             a run and its resumption.
         rows_per_part: Rows that are stored together; batches never reach over its edge.
-        on_error: "keep" gives a pair that cannot be scored a row with ``error`` and missing
-            measures; "raise" stops at the first.
+        on_error: "keep" gives a pair that cannot be scored, or whose scores are not finite, a row
+            with ``error`` and missing measures; "raise" stops at the first.
         progress: Show a progress bar, with time and memory after the first part.
         **hparams: Hyper-parameters of the loss.
 
@@ -90,8 +84,9 @@ def score_pairs(
         where all is well), then the columns of each measure as their own functions name them.
 
     Raises:
-        ValueError: If an argument is not allowed, or ``out`` holds scores made with other weights,
-            another tokenizer or other settings; the message says what changed.
+        ValueError: If an argument is not allowed (before a model is loaded), a weight is NaN or
+            infinite, or ``out`` holds scores made with other weights, another tokenizer or other
+            settings; the message says what changed.
         PairError: If a pair cannot be scored, under ``on_error="raise"``.
         ImportError: If engine="ray" has no ray; it gives the install command.
 
@@ -106,37 +101,12 @@ def score_pairs(
         >>> scores.columns[:4].tolist(), len(scores)
         (['row', 'id', 'error', 'ches'], 4)
     """
-    settings = Settings(measures, loss, params, rows_per_part, batch_size, on_error, hparams)
-    if engine not in ENGINES:
-        raise ValueError(f"engine: got {engine!r}; allowed are {', '.join(ENGINES)}")
-    if not isinstance(resume, bool):
-        raise ValueError(f"resume must be True or False, received {resume!r}")
-    stream = pairs if isinstance(pairs, PairStream) else PairStream(pairs)
-    _check_rows(stream)
-    store = None if out is None else Store(out)
     named = isinstance(policy, str | os.PathLike)
-    policy = load_model(policy) if named else check_policy(policy)
-    policy.parameters_in(params)
-    by = _score_engines.local
-    if engine == "ray":
-        by = functools.partial(_score_engines.ray, address=ray_address)
-    run = _Run(policy, stream, settings, by, progress)
-    return run.in_memory() if store is None else run.to_disk(store, resume)
-
-
-def _check_rows(stream: PairStream) -> None:
-    """Refuse a source without a single pair among its first rows: its columns are others.
-
-    An iterator gives its rows once, so that nothing can be looked at beforehand.
-    """
-    if isinstance(stream.source, Iterator):
-        return
-    looked = list(itertools.islice(stream, LOOKED_AT))
-    if looked and all(isinstance(row.item, str) for row in looked):
-        raise ValueError(
-            f"pairs: none of the first {len(looked)} rows is a preference pair; "
-            f"row {looked[0].row}: {looked[0].item}"
-        )
+    policy = policy if named else check_policy(policy)
+    settings = Settings(measures, loss, params, rows_per_part, batch_size, on_error, hparams)
+    where = {"engine": engine, "ray_address": ray_address, "progress": progress}
+    run = ScoringRun(pairs, settings, out=out, resume=resume, **where)
+    return run(load_model(policy) if named else policy)
 
 
 def read_scores(out: str | os.PathLike, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -156,102 +126,4 @@ def read_scores(out: str | os.PathLike, *, columns: Sequence[str] | None = None)
     Example:
         >>> read_scores("scores.parquet")  # doctest: +SKIP
     """
-    store = Store(out)
-    for _ in range(2):  # a run that finishes meanwhile removes its parts
-        attrs = store.attrs()
-        tables = list(store.tables(None if columns is None else list(columns)))
-        if tables:
-            break
-    else:
-        raise ValueError(f"out: {str(out)!r} holds no scores yet")
-    missing = sorted(set(columns or ()) - set(tables[0].column_names))
-    if missing:
-        raise ValueError(f"columns: {missing[0]!r} is not there; {tables[0].column_names} are")
-    frame = typed(pa.concat_tables(t.replace_schema_metadata() for t in tables).to_pandas())
-    frame.attrs.update(attrs, complete=store.out.exists() and not store.parts())
-    return frame if columns is None else frame[list(columns)]
-
-
-class _Run:
-    """One call of ``score_pairs``: the engine gives parts, this keeps them and tells about it."""
-
-    def __init__(
-        self,
-        policy: Policy,
-        stream: PairStream,
-        settings: Settings,
-        engine: Callable,
-        progress: bool,
-    ) -> None:
-        self.policy, self.stream, self.settings, self.engine = policy, stream, settings, engine
-        self.progress, self.digests = progress, []
-
-    @property
-    def attrs(self) -> dict[str, object]:
-        """What the numbers were measured with."""
-        return self.policy.labels(self.settings.params).to_attrs() | self.settings.labels
-
-    def in_memory(self) -> pd.DataFrame:
-        """Score everything and hold it."""
-        parts: dict[int, pa.Table] = {}
-        self._compute(
-            lambda index, digest: False, lambda i, digest, table: parts.update({i: table})
-        )
-        tables = [parts[index] for index in range(len(self.digests))]
-        frame = typed(pa.concat_tables(tables).to_pandas())
-        frame.attrs.update(self.attrs, complete=True)
-        return frame
-
-    def to_disk(self, store: Store, resume: bool) -> pd.DataFrame:
-        """Score what the store does not hold yet, merge, and read it back."""
-        key = run_key(self.policy, self.settings.to_key(), self.settings.params)
-        with store.lock():
-            store.begin(key, self.attrs, resume)
-            self._compute(store.has, store.put)
-            store.finish(self.digests, self.settings.schema)
-        return read_scores(store.out)
-
-    def _compute(self, has: Callable, put: Callable) -> None:
-        from tqdm.auto import tqdm
-
-        with tqdm(
-            total=self._total(), desc="scores", unit="pair", disable=not self.progress
-        ) as bar:
-
-            def wanted(chunk: Chunk) -> bool:
-                self.digests.append(chunk.digest)
-                known = has(chunk.index, chunk.digest)
-                bar.update(len(chunk.rows) if known else 0)
-                return not known
-
-            started = time.monotonic()
-            for index, table in self.engine(self.policy, self.stream, self.settings, wanted):
-                put(index, self.digests[index], table)
-                bar.update(len(table))
-                if started and self.progress:
-                    bar.write(_estimate(bar, len(table), time.monotonic() - started), sys.stderr)
-                started = None
-        if not self.digests:
-            raise ValueError("pairs: the source holds no rows")
-
-    def _total(self) -> int | None:
-        try:
-            return len(self.stream)
-        except TypeError:
-            return None
-
-
-def _estimate(bar: Any, rows: int, seconds: float) -> str:
-    """Say after the first part how long the rest takes and how much memory is in use."""
-    if bar.total is None:
-        said = f"about {seconds / rows * 1000:,.0f} s for 1,000 pairs"
-    else:
-        left = bar.total - bar.n
-        minutes, rest = divmod(round(seconds / rows * left), 60)
-        said = f"about {minutes} min {rest:02d} s for the {left:,} pairs left"
-    try:
-        import resource
-    except ImportError:  # Windows
-        return said
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"{said}; {peak / (2**20 if sys.platform == 'darwin' else 2**10):,.0f} MiB of memory"
+    return read(Store(out), None if columns is None else list(columns))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,134 +10,14 @@ import pyarrow as pa
 
 from toolkit.entanglement import entanglement
 from toolkit.gradients import PairStats, pair_stats
-from toolkit.losses import check_loss
-from toolkit.model import Params, Policy
-from toolkit.pairs import AUDIT_COLUMNS, EncodedPair, PairError, PairList, audit_pairs
-from toolkit.scoring._function_key import Unhashable, function_key
+from toolkit.model import Policy
+from toolkit.pairs import EncodedPair, PairError, PairList, audit_pairs
+from toolkit.scoring._score_settings import LOGPS, Settings, typed
 from toolkit.scoring._score_stream import Row
 from toolkit.similarity import similarity
 
-HEAD = {"row": "int64", "id": "object", "error": "object"}
-LENGTHS = {"chosen_length": "Int64", "rejected_length": "Int64"}
-LOGPS = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
-PRODUCTS = ("chosen_sq_norm", "rejected_sq_norm", "inner", "cosine", "kappa")
-WEIGHTS = ("loss", "d_chosen", "d_rejected", "ratio", "log_ratio", "band_low", "band_center")
-CHANGES = ("band_high", "band_position", "chosen_slack", "rejected_slack")
-CHANGES += ("predicted_chosen_delta", "predicted_rejected_delta", "predicted_margin_delta")
-STATS = dict.fromkeys(LOGPS, "float64") | LENGTHS | dict.fromkeys(PRODUCTS, "float64")
-CHES = ("ches", "ln_ches", "neg_edit_distance", "last_hidden_inner")
-# What each measure puts into the table, in the order of the columns.
-MEASURES = {
-    "audit": {
-        name: str(np.dtype(kind)) if kind in (object, bool) else kind
-        for name, kind in AUDIT_COLUMNS.items()
-        if name not in HEAD
-    },
-    "similarity": dict.fromkeys(CHES, "float64") | LENGTHS,
-    "stats": STATS,
-    "entanglement": STATS | dict.fromkeys(WEIGHTS + CHANGES, "float64") | {"regime": "object"},
-}
-ARROW = {
-    "int64": pa.int64(),
-    "Int64": pa.int64(),
-    "float64": pa.float64(),
-    "bool": pa.bool_(),
-    "boolean": pa.bool_(),
-    "object": pa.string(),
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to measure, and how; everything but ``batch_size`` and ``on_error`` is in the key.
-
-    Raises:
-        ValueError: If a measure, the loss or a hyper-parameter is unknown.
-    """
-
-    measures: Sequence[str] = ("similarity", "stats", "audit")
-    loss: str | Callable = "dpo"
-    params: Params = "all"
-    rows_per_part: int = 64
-    batch_size: int | None = None
-    on_error: str = "keep"
-    hparams: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        named = [self.measures] if isinstance(self.measures, str) else list(self.measures)
-        unknown = [name for name in named if name not in MEASURES]
-        if unknown or not named:
-            got = repr(unknown[0]) if unknown else "none"
-            raise ValueError(f"measures: got {got}; allowed are {', '.join(MEASURES)}")
-        object.__setattr__(self, "measures", tuple(m for m in MEASURES if m in named))
-        if self.on_error not in ("keep", "raise"):
-            raise ValueError(f"on_error: got {self.on_error!r}; allowed are 'keep' and 'raise'")
-        for name in ("rows_per_part", "batch_size"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
-            if not whole and (name == "rows_per_part" or value is not None):
-                raise ValueError(f"{name} must be a positive whole number, received {value!r}")
-        self._check_loss()
-
-    def _check_loss(self) -> None:
-        if "entanglement" not in self.measures:
-            if self.hparams:
-                name = next(iter(self.hparams))
-                raise ValueError(f"{name}: hyper-parameters need 'entanglement' among the measures")
-            return
-        # With the loss's own defaults.
-        object.__setattr__(self, "hparams", check_loss(self.loss, self.hparams))
-
-    @property
-    def dtypes(self) -> dict[str, str]:
-        """Pandas dtypes of the columns, in their order."""
-        own = [MEASURES[measure] for measure in self.measures]
-        return HEAD | {name: kind for columns in own for name, kind in columns.items()}
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The same as an Arrow schema."""
-        return pa.schema([(name, ARROW[kind]) for name, kind in self.dtypes.items()])
-
-    def to_key(self) -> dict[str, object]:
-        """Return the settings that decide the numbers.
-
-        Raises:
-            ValueError: If the loss is a function that cannot be told from another one.
-        """
-        key = {"measures": self.measures, "rows_per_part": self.rows_per_part}
-        key["params"] = _name(self.params)  # what a predicate picks is in the key by itself
-        if "entanglement" in self.measures:
-            key |= {"loss": self._loss_key(), "hparams": self.hparams}
-        return key
-
-    @property
-    def labels(self) -> dict[str, object]:
-        """What the numbers of the loss belong to, for a person."""
-        measured = "entanglement" in self.measures
-        return {"loss": _name(self.loss), **self.hparams} if measured else {}
-
-    def _loss_key(self) -> str:
-        if isinstance(self.loss, str):
-            return self.loss
-        try:
-            return function_key(self.loss)
-        except Unhashable as error:
-            raise ValueError(
-                f"loss: a run on disk must tell {_name(self.loss)!r} from any other function, but "
-                f"{error}; name it yourself with loss.version = '1', and another text whenever it "
-                "changes, or give out=None"
-            ) from None
-
-
-def _name(value: str | Callable) -> str:
-    return value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
-
-
-def typed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give the columns of scores the same dtypes wherever they come from."""
-    known = HEAD | {n: kind for columns in MEASURES.values() for n, kind in columns.items()}
-    return frame.astype({name: known[name] for name in frame.columns if name in known})
+# What a model gives a finite number of, whatever the pair; all else is derived.
+MEASURED = (*LOGPS, "chosen_sq_norm", "rejected_sq_norm", "inner", "ches", "last_hidden_inner")
 
 
 def score_rows(policy: Policy, rows: Sequence[Row], settings: Settings) -> pa.Table:
@@ -159,11 +38,25 @@ def score_rows(policy: Policy, rows: Sequence[Row], settings: Settings) -> pa.Ta
         options = {"batch_size": settings.batch_size, "progress": False}
         found = similarity(policy, list(encoded.values()), **options)
         columns.append(found.set_axis(list(encoded)))
-    _refuse(rows, errors, settings)
     whole = pd.concat(columns, axis=1)
+    _mark_infinite(whole, list(encoded), errors, policy)
+    _refuse(rows, errors, settings)
     whole = whole.loc[:, ~whole.columns.duplicated()].reindex(columns=list(settings.dtypes))
     whole["error"] = [errors.get(row, "") for row in whole["row"]]
     return pa.Table.from_pandas(typed(whole), settings.schema, preserve_index=False)
+
+
+def _mark_infinite(
+    whole: pd.DataFrame, measured: list[int], errors: dict[int, str], policy: Policy
+) -> None:
+    """Give rows without finite numbers an error, and missing values in their place."""
+    found = whole.loc[measured, [name for name in MEASURED if name in whole]].astype("float64")
+    for row, odd in (~np.isfinite(found)).iterrows():
+        if odd.any():
+            name, dtype = odd.idxmax(), policy.labels("all").dtype
+            errors[row] = f"{name} is {found.at[row, name]}: the model in {dtype} overflows here"
+            floats = whole.columns[whole.dtypes == "float64"]
+            whole.loc[row, floats] = whole.loc[row, floats].where(np.isfinite)
 
 
 def _refuse(rows: Sequence[Row], errors: dict[int, str], settings: Settings) -> None:

@@ -6,17 +6,22 @@ import contextlib
 import json
 import logging
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
+from toolkit.scoring._score_files import identity, label_of, read_table, write_whole
+from toolkit.scoring._score_input import InputLog
 from toolkit.scoring._score_key import differences
 
 log = logging.getLogger("toolkit.scoring")
-LABEL = b"toolkit.scores"
+INPUT = "input.hashes"
+OWN = re.compile(r"part-\d{8,}\.(parquet|tmp)|merged\.tmp|input\.(hashes|tmp)")
+READINGS = 20  # of files that change meanwhile
 START_OVER = "give resume=False (--no-resume) to start over, or another out"
 
 
@@ -24,7 +29,8 @@ class Store:
     """The finished file and, while a run is under way, its parts in a folder beside it.
 
     A part is written under a passing name, forced to disk and renamed, so that a killed process
-    leaves either a whole part or none; the finished file comes about in the same way.
+    leaves either a whole part or none; the finished file comes about in the same way. Nothing is
+    removed that no run wrote.
 
     Args:
         out: The Parquet file that the run ends with.
@@ -34,63 +40,85 @@ class Store:
     """
 
     def __init__(self, out: str | os.PathLike) -> None:
+        if not isinstance(out, str | os.PathLike):
+            raise ValueError(f"out must be a path that ends in .parquet, received {out!r}")
         self.out = Path(out).expanduser()
         if self.out.suffix != ".parquet":
             raise ValueError(f"out must end in .parquet, received {str(out)!r}")
         self.folder = self.out.with_name(self.out.name + ".parts")
-        if self.out.exists() and _label(self.out) is None:
+        self.input, self.begun = InputLog(self.folder / INPUT), False
+        if self.out.exists() and label_of(self.out) is None:
             raise ValueError(f"out: {str(self.out)!r} exists and holds no scores; give another")
+
+    def check(self, settings: dict[str, object], resume: bool) -> None:
+        """Refuse before there is a model what ``begin`` would refuse with one.
+
+        Raises:
+            ValueError: If the folder holds anything foreign, or the scores that are there were
+                made with other settings.
+            OSError: If the file cannot be written.
+        """
+        self._refuse_foreign()
+        place = next(path for path in self.out.absolute().parents if path.exists())
+        if not (place.is_dir() and os.access(place, os.W_OK)):
+            raise OSError(f"out: {str(self.out)!r} cannot be written: no access to {str(place)!r}")
+        for path in (self.out, *list(self.parts().values())[:1]) if resume else ():
+            if label := label_of(path):
+                made = {name: label["key"].get(name) for name in settings}
+                self._compare(path, made, _in_json(settings))
 
     def begin(self, key: dict[str, object], attrs: dict[str, object], resume: bool) -> None:
         """Make the folder, or refuse what another run with other settings left there.
 
         Raises:
-            ValueError: If the scores that are there were made with another key.
+            ValueError: If the scores that are there were made with another key, or the folder
+                holds anything foreign.
         """
+        self._refuse_foreign()
+        self.key, self.labels = _in_json(key), attrs
         if not resume:
-            for path in (self.out, *self.parts().values()):
+            for path in (self.out, *self._own()):
                 path.unlink(missing_ok=True)
-        self.key, self.labels = json.loads(json.dumps(key)), attrs
         for path in (self.out, *self.parts().values()):
-            self._check(path, _label(path) if path.exists() else None)
+            self._check(path, label_of(path))
         self.folder.mkdir(parents=True, exist_ok=True)
-        finished = _label(self.out) if self.out.exists() else None
-        self.finished = finished["parts"] if finished else []
+        self.begun = True
+        self.finished = (label_of(self.out) or {}).get("parts", [])
+        self.input.begin(self.finished)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep a second run from writing the same file; the lock ends with the process.
 
+        Its file stays where it is: two runs that lock two files of one name do not see each other.
+
         Raises:
             ValueError: If another run holds it.
         """
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.out.with_name(f".{self.out.name}.lock"))
         try:
-            import fcntl
-        except ImportError:  # Windows: nothing is lost but the warning
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise ValueError(f"out: another run is writing {str(self.out)!r}") from None
+        try:
             yield
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"out: another run is writing {str(self.out)!r}") from None
-            try:
-                yield
-            finally:
-                if not self.parts():
-                    shutil.rmtree(self.folder, ignore_errors=True)
+        finally:
+            if self.begun and not self.parts():
+                self._clear()
+            lock.release()
 
     def parts(self) -> dict[int, Path]:
         """Return the files of the parts by index, in order."""
-        paths = sorted(self.folder.glob("part-*.parquet"))
+        paths = [path for path in self._own() if path.suffix == ".parquet"]
         return {int(path.stem.removeprefix("part-")): path for path in paths}
 
     def has(self, index: int, digest: str) -> bool:
         """Whether this part is there, whole, and holds the scores of these very rows."""
+        self.input.note(index, digest)
         path = self._path(index)
         if path.exists():
-            label = _label(path)
+            label = label_of(path)
             self._check(path, label)
             if label and label["part"] == digest and read_table(path) is not None:
                 return True
@@ -102,46 +130,58 @@ class Store:
         """Write one part, whole or not at all."""
         label = {"key": self.key, "part": digest, "attrs": self.labels}
         path = self._path(index)
-        passing = path.with_suffix(".tmp")
-        with pq.ParquetWriter(passing, _labelled(table.schema, label), **OPTIONS) as writer:
-            writer.write_table(table.replace_schema_metadata(), row_group_size=len(table))
-        _move(passing, path)
-        log.info("part %d stored, rows %d to %d", index, *_ends(table))
+        write_whole(path, path.with_suffix(".tmp"), table.schema, label, [table])
+        first, last = (table["row"][place].as_py() for place in (0, -1))
+        log.info("part %d stored, rows %d to %d", index, first, last)
 
     def finish(self, digests: list[str], schema: pa.Schema) -> None:
         """Merge the parts row group by row group, and remove them."""
+        self.input.end(len(digests))
         if self.finished != digests or self.parts():
             label = {"key": self.key, "parts": digests, "attrs": self.labels}
-            passing = self.folder / "merged.tmp"
-            with pq.ParquetWriter(passing, _labelled(schema, label), **OPTIONS) as writer:
-                for index in range(len(digests)):
-                    table = self._stored(index)
-                    writer.write_table(table, row_group_size=len(table))
-            _move(passing, self.out)
-        shutil.rmtree(self.folder, ignore_errors=True)
+            tables = (self._stored(index) for index in range(len(digests)))
+            write_whole(self.out, self.folder / "merged.tmp", schema, label, tables)
+        self._clear()
 
-    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Yield what is there so far, part by part; damaged parts are left out."""
-        label = _label(self.out) if self.out.exists() else None
-        self.finished = label["parts"] if label else []
-        parts = self.parts()
-        for index in sorted({*parts, *range(len(self.finished))}):
-            table = read_table(parts[index], columns) if index in parts else None
-            table = self._group(index, columns) if table is None else table
-            if table is not None:
-                yield table
+    def read(
+        self, columns: list[str] | None = None
+    ) -> tuple[list[pa.Table], dict[str, object], bool]:
+        """Return what is there of one input, its labels, and whether it is all of it.
 
-    def attrs(self) -> dict[str, object]:
-        """Return the labels that the scores were stored with; empty where there are none yet."""
-        files = [path for path in (self.out, *self.parts().values()) if path.exists()]
-        return next((label["attrs"] for label in map(_label, files) if label), {})
+        Raises:
+            ValueError: If other runs keep changing it meanwhile.
+        """
+        for _ in range(READINGS):
+            out, parts = self._state()
+            found = self._read(columns)
+            out_now, parts_now = self._state()
+            if out == out_now and parts <= parts_now:  # more parts do no harm
+                return found
+        raise ValueError(f"out: {str(self.out)!r} keeps changing while it is read; try again")
+
+    def _read(self, columns: list[str] | None) -> tuple[list[pa.Table], dict[str, object], bool]:
+        parts, known, whole = self.parts(), self.input.read(), label_of(self.out) or {}
+        self.finished, attrs, tables = whole.get("parts", []), whole.get("attrs"), []
+        current = self.finished if known is None else known
+        for index, digest in enumerate(current):
+            label, table = label_of(parts[index]) if index in parts else None, None
+            if label and label["part"] == digest:
+                attrs, table = attrs or label["attrs"], read_table(parts[index], columns)
+            if table is None and self.finished[index : index + 1] == [digest]:
+                table = self._group(index, columns)
+            tables += [] if table is None else [table]
+        return tables, attrs or {}, self.finished == current and len(tables) == len(current)
+
+    def _state(self) -> tuple[tuple | None, set[tuple]]:
+        """What shows whether files were replaced or removed while others were read."""
+        return identity(self.out), {(i, identity(path)) for i, path in self.parts().items()}
 
     def _stored(self, index: int) -> pa.Table:
         path = self._path(index)
         table = read_table(path) if path.exists() else self._group(index)
         if table is None:
             raise ValueError(f"out: part {index} was damaged during the run; run it again")
-        return table.replace_schema_metadata()
+        return table
 
     def _group(self, index: int, columns: list[str] | None = None) -> pa.Table | None:
         """One part of the finished file: it is that file's row group of the same number."""
@@ -157,48 +197,47 @@ class Store:
         return self.folder / f"part-{index:08d}.parquet"
 
     def _check(self, path: Path, label: dict | None) -> None:
-        if label is not None and label["key"] != self.key:
-            changed = differences(label["key"], self.key)
+        if label is not None:
+            self._compare(path, label["key"], self.key)
+
+    def _compare(self, path: Path, made: dict[str, object], key: dict[str, object]) -> None:
+        if made != key:
+            changed = differences(made, key)
             raise ValueError(f"out: {path.name} was made otherwise ({changed}); {START_OVER}")
 
+    def _entries(self) -> list[Path]:
+        with contextlib.suppress(FileNotFoundError):  # another run may remove it at any time
+            return sorted(self.folder.iterdir())
+        return []
 
-OPTIONS = {"compression": "zstd", "write_page_checksum": True}
+    def _own(self) -> list[Path]:
+        """The files in the folder that have the names of what runs write, in order."""
+        if not self.folder.is_dir():
+            return []
+        return [path for path in self._entries() if OWN.fullmatch(path.name)]
 
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder that holds anything but a run's files: it is the user's."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"out: {str(self.folder)!r} is a file where a folder of parts must go")
+        own = self._own()
+        foreign = [path for path in self._entries() if path not in own or path.is_dir()]
+        if not self.input.path.exists():  # no run began here: damaged parts are no run's either
+            foreign += [p for p in self.parts().values() if label_of(p) is None and p.exists()]
+        if foreign:
+            raise ValueError(
+                f"out: {str(self.folder)!r} must hold the parts of the run, and there is "
+                f"{foreign[0].name!r}, which no run wrote; move it away, or give another out"
+            )
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table | None:
-    """Return a Parquet file's content, ``None`` where it is damaged or gone."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(columns=columns)
-    except (pa.ArrowException, OSError):
-        return None
-
-
-def _labelled(schema: pa.Schema, label: dict[str, object]) -> pa.Schema:
-    return schema.with_metadata({LABEL: json.dumps(label, default=str).encode()})
-
-
-def _label(path: Path) -> dict | None:
-    """What a file says of itself; ``None`` where it is damaged or holds no scores."""
-    try:
-        found = (pq.read_metadata(path).metadata or {}).get(LABEL)
-        return None if found is None else json.loads(found)
-    except (pa.ArrowException, OSError, ValueError):
-        return None
-
-
-def _move(passing: Path, path: Path) -> None:
-    """Rename once the content is on disk, and put the new name on disk too."""
-    with open(passing, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(passing, path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    def _clear(self) -> None:
+        """Remove what runs wrote, what says so last, and the folder if nothing else is in it."""
+        for path in sorted(self._own(), key=lambda path: path.name == INPUT):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
 
-def _ends(table: pa.Table) -> tuple[int, int]:
-    return table["row"][0].as_py(), table["row"][-1].as_py()
+def _in_json(key: dict[str, object]) -> dict[str, object]:
+    """A key as it comes back from a file."""
+    return json.loads(json.dumps(key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,8 +66,13 @@ class PairStream:
             self.source = [source]
         self._open()  # an unknown source fails here, before any model is loaded
 
+    @property
+    def one_pass(self) -> bool:
+        """Whether the source is an iterator, which can be read once only."""
+        return isinstance(self.source, Iterator)
+
     def __iter__(self) -> Iterator[Row]:
-        return itertools.islice(self._rows(), self.limit)
+        return map(_storable, itertools.islice(self._rows(), self.limit))
 
     def __len__(self) -> int:
         """Return the number of rows, counted without parsing them.
@@ -75,7 +80,7 @@ class PairStream:
         Raises:
             TypeError: If they cannot be counted without reading the source.
         """
-        count = _count(self.source)
+        count = _count(self.source, self.split)
         if count is None:
             raise TypeError("the rows of this source cannot be counted beforehand")
         return count if self.limit is None else min(count, self.limit)
@@ -126,11 +131,27 @@ def _with_skipped(pairs: PairList) -> Iterator[Any]:
     yield from (Row(0, *place[1:]) for place in places)
 
 
-def _count(source: Any) -> int | None:
+def _storable(row: Row) -> Row:
+    """Refuse an id that no file can hold, and keep it in a form that one can."""
+    id = None if row.id is None else _escaped(row.id)
+    reason = _escaped(row.item) if isinstance(row.item, str) else None
+    if id == row.id:
+        return row if reason is None else row._replace(item=reason)
+    half = "its id holds half of a surrogate pair, which no file can hold; give it another id"
+    return Row(row.row, id, reason or half)
+
+
+def _escaped(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _count(source: Any, split: str) -> int | None:
     if isinstance(source, PairList):
         return len(source) + len(source.skipped)
     if isinstance(source, str):
         source = resolve(source)
+    if isinstance(source, Mapping):  # a DatasetDict: its own length is the number of splits
+        source = source[split]
     if not isinstance(source, os.PathLike):
         return len(source) if hasattr(source, "__len__") and not isinstance(source, str) else None
     path = Path(source).expanduser()
