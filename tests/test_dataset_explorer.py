@@ -44,7 +44,7 @@ def scores(policy, pairs):
 
 @pytest.fixture
 def explorer(policy, pairs, scores):
-    shown = tk.DatasetExplorer(policy, pairs, scores=scores)
+    shown = tk.DatasetExplorer(policy, pairs, scores=scores, selection=pairs[0].id)
     yield shown
     shown.close()
 

@@ -37,7 +37,7 @@ def stats(policy):
 
 @pytest.fixture
 def explorer(policy, stats):
-    shown = tk.LossExplorer(policy, make_pairs(), stats=stats)
+    shown = tk.LossExplorer(policy, make_pairs(), stats=stats, lr=1e-3, selection="p0")
     yield shown
     shown.close()
 
@@ -228,7 +228,7 @@ def test_a_pair_is_measured_when_it_is_picked(policy, stats, monkeypatch):
     monkeypatch.setattr(
         _pair_state, "iter_pair_stats", lambda *a, **k: (calls.append(len(a[1])), real(*a, **k))[1]
     )
-    explorer = tk.LossExplorer(policy, make_pairs())
+    explorer = tk.LossExplorer(policy, make_pairs(), lr=1e-3)
     assert calls == [1]
     for id in ("p3", "p0", "p3"):
         explorer.selection = id
@@ -338,7 +338,7 @@ def test_a_weight_that_is_rounding_is_called_none(explorer):
 
 
 def test_the_still_copy_has_table_and_pictures(explorer):
-    explorer.selection, explorer.loss = "p3", "cpo"
+    explorer.selection, explorer.loss, explorer.lr = "p3", "cpo", 1e-6
     still = explorer.to_html()
     row = rows(explorer).loc["cpo"]
     assert "data:image/png;base64," in still and 'src="http' not in still

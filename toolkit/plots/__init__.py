@@ -45,7 +45,7 @@ from toolkit.plots._loss_figure import (
 from toolkit.plots._loss_html import loss_table_html
 from toolkit.plots._mass_figure import mass_flow
 from toolkit.plots._numbers_table import numbers_table
-from toolkit.plots._palette import OKABE_ITO, REGIME_WORDS, caption, require
+from toolkit.plots._palette import OKABE_ITO, REGIME_WORDS, caption, require, rounded_down
 from toolkit.plots._token_heatmap import token_heatmap
 from toolkit.plots._token_html import prompt_strip_html, token_strip_html
 from toolkit.plots._trajectory_figure import mark_step, predicted_vs_actual, trajectory
@@ -73,6 +73,7 @@ __all__ = [
     "predicted_bars",
     "predicted_vs_actual",
     "prompt_strip_html",
+    "rounded_down",
     "score_histogram",
     "score_scatter",
     "token_heatmap",

@@ -124,6 +124,9 @@ def loss_bars(frame, *, picked=None, limits=None, ax=None):
     ax.add_collection(LineCollection([], colors="#9A9A9A", linewidths=2, zorder=2, gid="spans"))
     ax.axhspan(-9, -8, color="#E3E3E3", lw=0, zorder=0, gid="picked")
     ax.axvline(0, color="black", linewidth=0.8)
+    for sign in (-1, 1):
+        ax.axvspan(sign, sign, facecolor="#F2F2F2", hatch="///", edgecolor="#CFCFCF", lw=0,
+                   zorder=0, gid=f"beyond{sign:+d}")  # fmt: skip
     ax.set_yticks(range(len(frame)), [""] * len(frame))
     for line in range(len(frame)):
         ax.text(-0.012, line, "", transform=ax.get_yaxis_transform(), fontsize=8, ha="right",
@@ -185,9 +188,18 @@ def update_loss_bars(ax, frame, *, picked=None, limits=None):
     for label, k, name in zip(labels, order, words, strict=True):
         weight = "bold" if losses[k] == picked else "normal"
         label.set(text=name, fontweight=weight, **_fonts(name))
+    _shade_beyond(ax, named, frame.attrs.get("first_order_nats"))
     named["caption"].set_text(caption_lines(ax, frame))
     _title(ax, frame, f"{beyond} beyond the scale, on its edge" if beyond else "", 0.62)
     return ax
+
+
+def _shade_beyond(ax, named, nats) -> None:
+    """Hatch the changes that are too large for first order, where the bound is known."""
+    for sign in (-1, 1):
+        edges = sorted([sign * (nats or 0), sign * 10 * ax.get_xlim()[1]])
+        span = named[f"beyond{sign:+d}"]
+        span.set(x=edges[0], width=edges[1] - edges[0], visible=nats is not None)
 
 
 def moving_parts(ax) -> list:

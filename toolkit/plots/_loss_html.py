@@ -3,7 +3,7 @@
 import math
 
 from toolkit.plots._figure import REGIME_COLORS
-from toolkit.plots._palette import REGIME_WORDS, caption, require
+from toolkit.plots._palette import REGIME_WORDS, caption, holds, require
 from toolkit.plots._user_text import NO_MATHS, html_text
 
 # Tripled class names outrank JupyterLab's own rules for tables in an output.
@@ -70,7 +70,8 @@ def loss_table_html(frame, *, picked=None) -> str:
         '<th scope="col" class="pet-left">regime</th><th scope="col" class="pet-left">settings</th>'
         '<th scope="col" class="pet-left">note</th></tr>'
     )
-    rows = "".join(_line(row, row["loss"] == picked) for _, row in frame.iterrows())
+    lines = zip(frame.iterrows(), holds(frame), strict=True)
+    rows = "".join(_line(row, row["loss"] == picked, known) for (_, row), known in lines)
     hypothetical = frame.attrs.get("hypothetical")
     words = f"HYPOTHETICAL: {hypothetical} · " if hypothetical else ""
     return (
@@ -80,8 +81,8 @@ def loss_table_html(frame, *, picked=None) -> str:
     )
 
 
-def _line(row, picked: bool) -> str:
-    cells = "".join(f"<td>{_number(row[name], name)}</td>" for name in _NUMBERS)
+def _line(row, picked: bool, known: bool) -> str:
+    cells = "".join(f"<td>{_shown(row[name], name, known)}</td>" for name in _NUMBERS)
     regime = str(row["regime"])
     dot = f'<span class="pet-dot" style="background:{REGIME_COLORS.get(regime, "#555555")}"></span>'
     words = html_text(REGIME_WORDS.get(regime, regime))
@@ -92,6 +93,13 @@ def _line(row, picked: bool) -> str:
         f'<td class="pet-left">{html_text(str(row["settings"]))}</td>'
         f'<td class="pet-left pet-wide">{html_text(str(row["note"]))}</td></tr>'
     )
+
+
+def _shown(value, name: str, known: bool) -> str:
+    """The number; of a predicted change beyond first order the direction alone."""
+    if known or not name.endswith("_delta") or not value:
+        return _number(value, name)
+    return "rises" if value > 0 else "falls"
 
 
 def _number(value, name: str) -> str:

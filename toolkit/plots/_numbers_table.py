@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from toolkit.plots._palette import REGIME_WORDS, caption, require
+from toolkit.plots._palette import REGIME_WORDS, caption, require, rounded_down
 from toolkit.plots._user_text import NO_MATHS, html_text, visible_token
 
 # Tripled class names outrank JupyterLab's own rules for tables in an output.
@@ -73,12 +73,12 @@ def numbers_table(frame, *, picked: str | None = None) -> str:
     require(frame, "id")
     row = _row(frame, picked)
     body = [
-        (label, _number(row[first]), _number(row[second]), unit)
+        (label, _shown(row, first), _shown(row, second), _unit(row, first, unit))
         for label, first, second, unit in _RESPONSE_ROWS
         if first in row and second in row
     ]
-    body += [(label, _number(row[name]), "", unit) for label, name, unit in _PAIR_ROWS
-             if name in row]  # fmt: skip
+    body += [(label, _shown(row, name), "", _unit(row, name, unit))
+             for label, name, unit in _PAIR_ROWS if name in row]  # fmt: skip
     if "regime" in row:
         body.append(
             ("regime", visible_token(str(row["regime"])), "", REGIME_WORDS.get(row["regime"], ""))
@@ -90,7 +90,7 @@ def numbers_table(frame, *, picked: str | None = None) -> str:
         f'<th scope="col" class="pet-left">pair {html_text(visible_token(str(row["id"])))}</th>'
         f'{heads}<th scope="col" class="pet-left">unit, meaning</th></tr></thead>'
         f"<tbody>{lines}</tbody></table>"
-        f'<div class="pet-labels">{html_text(caption(frame))}</div></div>'
+        f'<div class="pet-labels">{html_text(caption(frame[frame["id"] == row["id"]]))}</div></div>'
     )
 
 
@@ -113,6 +113,25 @@ def _number_line(label: str, first: str, second: str, unit: str) -> str:
     return (
         f'<tr><th scope="row">{html_text(label)}</th>{numbers}<td class="pet-left">{unit}</td></tr>'
     )
+
+
+def _is_beyond(row: pd.Series, name: str) -> bool:
+    """Whether this number is a predicted change that first order cannot state."""
+    return name.startswith("predicted_") and not bool(row.get("first_order", True))
+
+
+def _shown(row: pd.Series, name: str) -> str:
+    if not _is_beyond(row, name):
+        return _number(row[name])
+    words = ("grows", "shrinks") if "margin" in name else ("rises", "falls")
+    return words[0] if row[name] > 0 else words[1] if row[name] < 0 else "stays"
+
+
+def _unit(row: pd.Series, name: str, unit: str) -> str:
+    if not _is_beyond(row, name):
+        return unit
+    limit = rounded_down(float(row.get("first_order_lr", math.nan)))
+    return f"too large a step for first order, which holds up to a learning rate of {limit}"
 
 
 def _number(value) -> str:

@@ -5,6 +5,7 @@ No matplotlib, no torch, no other toolkit module.
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from toolkit.plots._user_text import visible_token
@@ -34,6 +35,11 @@ REGIME_WORDS = {
 # column: (what it is, meaning of the low end, meaning of the high end)
 VALUE_WORDS = {
     "predicted_delta": ("predicted change of each token's log-probability, nats", "falls", "rises"),
+    "relative_delta": (
+        "each token's share of a step too large for first order, beside the largest (no nats)",
+        "falls",
+        "rises",
+    ),
     "with_chosen": (
         "inner product with the chosen gradient",
         "raising chosen lowers it",
@@ -114,9 +120,32 @@ def caption(frame: pd.DataFrame) -> str:
         texts["append_eos"] = "yes" if attrs["append_eos"] else "no"
     parts = [words.format(visible_token(texts[name])) for name, words in _LABELS.items()
              if name in texts]  # fmt: skip
+    if not holds(frame).all():
+        parts.append(_beyond(frame))
     parts += [f"{name.replace('_', ' ')}: {attrs[name]:.2g}" for name in attrs
               if name.endswith("gap")]  # fmt: skip
     return " · ".join(parts)
+
+
+def holds(frame: pd.DataFrame) -> np.ndarray:
+    """Whether each row's predicted changes are small enough for first order, as far as known.
+
+    A tidy frame of one pair says it of all rows in ``attrs["first_order"]``.
+
+    Example:
+        >>> holds(pd.DataFrame({"first_order": [True, False]})).tolist()
+        [True, False]
+    """
+    if "first_order" in frame:
+        return frame["first_order"].to_numpy(bool)
+    return np.full(len(frame), bool(frame.attrs.get("first_order", True)))
+
+
+def _beyond(frame: pd.DataFrame) -> str:
+    within = int(holds(frame).sum())
+    if within == 0:
+        return "beyond first order: read directions, not sizes"
+    return f"first order holds for {within:,} of {len(frame):,}: of the others read directions"
 
 
 def _short(value) -> str:
@@ -190,6 +219,21 @@ def short_number(value: float, vmax: float) -> str:
     digits = 2 if vmax / factor < 10 else 1 if vmax / factor < 100 else 0
     text = f"{value / factor:+.{digits}f}"
     return (text.lstrip("+-") if float(text) == 0 else text).replace("-", "−")
+
+
+def rounded_down(value: float) -> str:
+    """A positive number with two digits, never more than it is.
+
+    Example:
+        >>> rounded_down(0.000168), rounded_down(0.02)
+        ('0.00016', '0.02')
+    """
+    if not 0 < value < math.inf:
+        return f"{value:g}"
+    power = math.floor(math.log10(value)) - 1
+    return f"{float(f'{math.floor(value / 10.0**power * (1 + 1e-12))}e{power}'):.2g}".replace(
+        "-", "−"
+    )
 
 
 def unit_text(vmax: float) -> str:

@@ -8,6 +8,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import pandas as pd
 
 from toolkit.plots._palette import (
@@ -15,6 +16,7 @@ from toolkit.plots._palette import (
     caption,
     color_of,
     contrast_text,
+    holds,
     require,
     short_number,
     unit_text,
@@ -88,7 +90,7 @@ def token_strip_html(
 
     Tokens without an equal partner are outlined, gaps are dashed, repeated tokens never merge.
     Tokens that are pieces of one character share a box: the first shows it, the others a ⋯.
-    Every value is also written.
+    Every value is also written, predicted changes beyond first order beside the largest of them.
 
     Args:
         frame: tidy rows with ``side, position, token`` and ``value`` (one pair, or ``picked``).
@@ -115,6 +117,8 @@ def token_strip_html(
     """
     require(frame, "side", "position", "token", value)
     rows = _one_pair(frame, picked)
+    if value == "predicted_delta" and not holds(rows).all():
+        rows, value, vmax = _relative(rows, vmax)
     sides = [cells_of(rows[rows["side"] == side], value) for side in ("chosen", "rejected")]
     columns = align_tokens(*[[cell.key for cell in cells] for cells in sides])
     pairs = [tuple(None if k is None else cells[k] for cells, k in zip(sides, column, strict=True))
@@ -122,6 +126,13 @@ def token_strip_html(
     return _strips(
         frame, pairs, ("chosen", "rejected"), value, _vmax(sides[0] + sides[1], vmax), width
     )
+
+
+def _relative(rows: pd.DataFrame, vmax: float | None) -> tuple[pd.DataFrame, str, float]:
+    """Predicted changes beside the end of their scale: beyond first order they are no nats."""
+    sizes = rows["predicted_delta"].abs()
+    largest = vmax or float(sizes[np.isfinite(sizes)].max()) or 1.0
+    return rows.assign(relative_delta=rows["predicted_delta"] / largest), "relative_delta", 1.0
 
 
 def prompt_strip_html(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.path import Path as Outline
 
+from toolkit.entanglement import suggest_lr
 from toolkit.model import Policy
 from toolkit.pairs import PairList, PreferencePair
 from toolkit.scoring import FilteredPairs, export_pairs, filter_pairs, length_confound
@@ -21,7 +22,8 @@ FIRST = ("ln_ches", "ches", "cosine", "length_difference", "kappa", "neg_edit_di
          "last_hidden_inner")  # fmt: skip
 PARTS = ("all", "kept", "dropped", "selected", "unscored")
 FORMATS = ("jsonl", "parquet")
-BETA, LR = 0.1, 1e-3  # of the step that the picked pair's predictions are for
+BETA = 0.1  # of the DPO step that the picked pair's predictions are for
+SLACKS = ("chosen_slack", "rejected_slack")
 
 
 class DatasetState:
@@ -54,7 +56,6 @@ class DatasetState:
         self.ids = [pair.id for pair in self.pairs]
         self._at = {id: i for i, id in enumerate(self.ids)}
         self.selected = np.zeros(len(self.pairs), bool)
-        self._details = Cache(32)
         self._confounds, self.columns = {}, {}
         self._kept: FilteredPairs | None = None
         self.update()
@@ -62,8 +63,7 @@ class DatasetState:
         for name, value, usual in (("x", x, first), ("y", y, second), ("by", by, first)):
             self.set_column(name, usual if value is None else value)
         self.keep = keep
-        scored = np.flatnonzero(np.isfinite(self.places()).all(1))
-        self.index = int(scored[0]) if len(scored) else 0
+        self.index = self._worst()
 
     def update(self) -> None:
         """Take in the scores as they are now."""
@@ -74,6 +74,7 @@ class DatasetState:
             raise ValueError("scores: no pair has a number in any column")
         self._values = {name: self.frame[name].astype("float64").to_numpy() for name in found}
         self._confounds.clear()
+        self._details, self.lr = Cache(32), self._suggested_lr()
         for name, column in list(self.columns.items()):
             self.set_column(name, column)
 
@@ -81,6 +82,20 @@ class DatasetState:
         """Two columns to begin with: lnCHES and the cosine, or what there is in their place."""
         first, *others = self.numbers
         return first, next((n for n in ("cosine", *others) if n in others), first)
+
+    def _worst(self) -> int:
+        """The drawn pair whose chosen response is predicted to fall most; the first, if unknown."""
+        drawn = np.isfinite(self.places()).all(1)
+        slack = self._values.get("chosen_slack", np.zeros(len(drawn)))
+        return int(np.argmin(np.where(drawn & np.isfinite(slack), slack, np.inf)))
+
+    def _suggested_lr(self) -> float | None:
+        """A learning rate for a DPO step on any of the pairs; ``None`` if the scores are others."""
+        attrs, ours = self.frame.attrs, self.policy.labels("all").model
+        found = attrs.get("loss"), attrs.get("beta"), attrs.get("model")
+        if found != ("dpo", BETA, ours) or not set(SLACKS) <= set(self._values):
+            return None
+        return suggest_lr(*(self._values[name] for name in SLACKS))
 
     # ----------------------------------------------------------------- columns and filter
 
@@ -259,7 +274,7 @@ class DatasetState:
         known = all(name in row and not math.isnan(row[name].iloc[0]) for name in SCORES)
         alone = Measurement(self.policy, [self.pair], "all", scores=row if known else None)
         alone.step(1)
-        return PairState(alone, "dpo", BETA, LR, {})
+        return PairState(alone, "dpo", BETA, self.lr, {})
 
 
 def share(value: float) -> float:

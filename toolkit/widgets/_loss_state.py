@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from toolkit.checks import finite, is_finite_number, positive
-from toolkit.entanglement import entanglement
+from toolkit.entanglement import FIRST_ORDER_NATS, entanglement, suggest_lr
 from toolkit.gradients import PairStats
 from toolkit.losses import LOSSES, check_loss, hyper_parameters
 from toolkit.pairs import PreferencePair
@@ -43,6 +43,7 @@ COLUMNS = (
     "predicted_chosen_delta",
     "predicted_rejected_delta",
     "regime",
+    "first_order_lr",
 )
 
 
@@ -69,26 +70,41 @@ class LossState:
     Args:
         measurement: The pairs; each is measured when it is picked.
         losses: Keys of ``LOSSES`` and functions; ``None`` for the whole table.
-        lr: Learning rate.
     """
 
-    def __init__(
-        self, measurement: Measurement, losses: Sequence[str | Callable] | None, lr: float
-    ):
+    def __init__(self, measurement: Measurement, losses: Sequence[str | Callable] | None):
         self.measurement = measurement
         self.policy, self.params = measurement.policy, measurement.params
         self.losses = _named(losses)
         self.defaults = {name: _defaults(loss) for name, loss in self.losses.items()}
-        self.index, self.settings = 0, Settings({}, positive("lr", lr))
+        self.index, self.settings = 0, Settings({}, 1.0)
         self._stats, self._rows = Cache(), Cache(4096)
         for name in (n for n, loss in self.losses.items() if isinstance(loss, str)):
             if name not in LOSSES:
                 check_loss(name, {})  # says why it is none
         self.loss = ""
 
-    def begin(self, hparams: Mapping[str, float]) -> None:
-        """Set the hyper-parameters that are not to stay at the table's defaults at the start."""
+    def begin(
+        self, hparams: Mapping[str, float], lr: float | None = None, index: int | None = None
+    ) -> None:
+        """Set what the explorer starts with.
+
+        Args:
+            hparams: The hyper-parameters that are not to stay at the table's defaults.
+            lr: Learning rate; ``None``: one at which first order holds for the first loss.
+            index: Place of the picked pair; ``None``: the worst under the first loss, where the
+                pairs are measured, else the first.
+        """
+        self.index = index or 0
         self.set(hparams)
+        given = self.measurement.given_stats
+        known = self.measured() if given is None else given
+        result = entanglement(known, self.losses[self.loss], **self._own(self.loss))
+        if lr is None:
+            lr = suggest_lr(result.chosen_slack, result.rejected_slack)
+        if index is None and given is not None:
+            self.index = result.worst
+        self._change(settings=replace(self.settings, lr=float(lr)))
         self.start = self.settings
 
     @property
@@ -115,7 +131,7 @@ class LossState:
 
     def is_measured(self, index: int) -> bool:
         """Whether showing this pair needs no run of the model."""
-        return index in self._stats or self.measurement.has_stats
+        return index in self._stats or self.measurement.given_stats is not None
 
     def assumed(self) -> PairStats:
         """Return the statistics with the hypothetical log-probabilities in their place."""
@@ -225,6 +241,7 @@ class LossState:
                 rows.append(row)
         self.frame, self.left_out = pd.DataFrame(rows), left_out
         self.frame.attrs.update(stats.labels.to_attrs(), lr=self.settings.lr)
+        self.frame.attrs["first_order_nats"] = FIRST_ORDER_NATS
         if self.hypothetical:
             self.frame.attrs["hypothetical"] = self.hypothetical
         if rows and self.loss not in {row["loss"] for row in rows}:
@@ -242,6 +259,7 @@ class LossState:
         for column in COLUMNS:
             value = getattr(result, column)[0]
             row[column] = value if isinstance(value, str) else float(value) + 0.0
+        row["first_order"] = bool(result.first_order[0])
         ratio = row["ratio"]
         row["log_ratio"] = math.log(ratio) if ratio > 0 else math.nan
         row["predicted_margin_delta"] = (

@@ -8,10 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from toolkit import plots
-from toolkit.plots import REGIME_WORDS, html_text, visible_token
+from toolkit.plots import html_text, visible_token
 from toolkit.widgets._loss_state import SIGNS, LossState
 from toolkit.widgets._pair_text import NAMED, STYLE, one_line, prompt_box
-from toolkit.widgets._parts import by_nats, png, short, signed, verb
+from toolkit.widgets._parts import png, short, signed
+from toolkit.widgets._step_words import outcome
 
 NAMED_LOSSES = 4  # losses that a slider names before it counts the rest
 EXTRA_STYLE = """<style>
@@ -66,10 +67,8 @@ def note(state: LossState, skipped_before: int = 0) -> str:
 def sentence(state: LossState) -> str:
     """What a step of the picked loss does to the picked pair, and why, with the numbers."""
     row = state.row
-    chosen, rejected = (float(row[f"predicted_{s}_delta"]) for s in ("chosen", "rejected"))
-    regime = str(row["regime"])
-    color = plots.REGIME_COLORS.get(regime, "#555555")
-    name, chosen_verb = html_text(row["loss"]), verb(chosen, True)
+    color = plots.REGIME_COLORS.get(str(row["regime"]), "#555555")
+    name = html_text(row["loss"])
     rule = f" Ratio of {name}: {html_text(row['ratio_rule'])}." * bool(row["ratio_rule"])
     formula = f" ℓ = {html_text(row['formula'])} ({html_text(row['source'])})." * bool(
         row["formula"]
@@ -79,10 +78,8 @@ def sentence(state: LossState) -> str:
     return (
         f'<div class="pe-say" style="border-color: {color}">'
         f"<b>pair {html_text(visible_token(state.pair.id))}</b> — A <b>{name}</b> step{settings} "
-        f"at learning rate {short(state.settings.lr)} on this pair alone is predicted to "
-        f"<b>{chosen_verb} the chosen response{by_nats(chosen)}</b> and {verb(rejected)} the "
-        f"rejected one{by_nats(rejected)}: {REGIME_WORDS.get(regime, regime)} "
-        f"(<code>{html_text(regime)}</code>). {_why(row)}{odd}"
+        f"at learning rate {short(state.settings.lr)} on this pair alone {outcome(row)} "
+        f"{_why(row)}{odd}"
         f'<span class="pe-quiet">{formula}{rule} First order, plain gradient descent.</span></div>'
     )
 
@@ -159,7 +156,7 @@ def table_frame(state: LossState) -> pd.DataFrame:
         "rejected": [one_line(p.rejected_text, 60) for p in pairs],
         "tokens": [f"{e.chosen_length} | {e.rejected_length}" for e in encoded],
     }
-    if state.measurement.has_stats:
+    if state.measurement.given_stats is not None:
         columns["cosine"] = [float(state.measurement.one(k).cosine[0]) for k in range(len(pairs))]
     return pd.DataFrame(columns)
 

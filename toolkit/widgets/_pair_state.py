@@ -6,13 +6,14 @@ import inspect
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from toolkit.attribution import PromptAttributions, prompt_attributions
 from toolkit.checks import positive, shown
-from toolkit.entanglement import entanglement
+from toolkit.entanglement import entanglement, suggest_lr
 from toolkit.gradients import (
     PairStats,
     TokenContributions,
@@ -129,9 +130,9 @@ class Measurement:
         self.seconds += time.perf_counter() - start
 
     @property
-    def has_stats(self) -> bool:
-        """Whether the statistics of all pairs were given."""
-        return self._given_stats is not None
+    def given_stats(self) -> PairStats | None:
+        """The statistics of all pairs, if they were given."""
+        return self._given_stats
 
     def one(self, index: int) -> PairStats:
         """Return the statistics of one pair: those given, or measured now, whatever is done."""
@@ -179,7 +180,8 @@ class PairState:
         measurement: The pairs; at least one batch of them is measured.
         loss: A key of ``LOSSES`` or a function.
         beta: β of the loss, where it has one.
-        lr: Learning rate.
+        lr: Learning rate; ``None`` for the rate of ``suggest_lr`` for the pairs measured at the
+            start, and again for all of them, until it is set.
         hparams: Other hyper-parameters of the loss.
     """
 
@@ -188,16 +190,34 @@ class PairState:
         measurement: Measurement,
         loss: str | Callable,
         beta: float,
-        lr: float,
+        lr: float | None,
         hparams: dict[str, float],
     ):
         self.measurement, self.loss, self.hparams = measurement, loss, hparams
         self.policy, self.params = measurement.policy, measurement.params
         self.has_beta = _takes_beta(loss)
-        self.beta, self.lr = float(beta), float(lr)
-        self.color, self.index = "predicted_delta", 0
+        self.beta, self._given_lr = float(beta), None if lr is None else float(lr)
+        self.color, self._picked, self._chosen_for = "predicted_delta", None, 0
         self._cache = Cache()
         self.update()
+
+    @property
+    def lr(self) -> float:
+        """Learning rate: the one that was set, else one that suits the pairs."""
+        return self._suggested_lr if self._given_lr is None else self._given_lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._given_lr = float(value)
+
+    @property
+    def index(self) -> int:
+        """Place of the picked pair; until one is picked, that of the worst."""
+        return self.worst if self._picked is None else self._picked
+
+    @index.setter
+    def index(self, place: int) -> None:
+        self._picked = place
 
     @property
     def pair(self) -> PreferencePair:
@@ -215,10 +235,18 @@ class PairState:
         return self.loss.upper() if isinstance(self.loss, str) else self.loss.__name__
 
     def update(self) -> None:
-        """Rebuild ``frame``, one row a measured pair, for this β and learning rate."""
+        """Rebuild ``frame``, one row per measured pair, for this β and learning rate.
+
+        What the explorer starts with, its rate and the worst pair, is chosen when there are first
+        pairs and when all are measured, so that neither changes with β or from moment to moment.
+        """
         stats, scores = self.measurement.results()
         hparams = {**self.hparams, **({"beta": self.beta} if self.has_beta else {})}
-        frame = entanglement(stats, self.loss, lr=self.lr, **hparams).to_frame()
+        result = entanglement(stats, self.loss, **hparams)
+        if not self._chosen_for or (self.measurement.finished and self._chosen_for != len(stats)):
+            self._chosen_for, self.worst = len(stats), result.worst
+            self._suggested_lr = suggest_lr(result.chosen_slack, result.rejected_slack)
+        frame = replace(result, lr=self.lr).to_frame()
         for name in SCORES:
             frame[name] = scores[name].to_numpy()
         frame.attrs.update(measured=len(frame), pairs=len(self.measurement))
@@ -228,7 +256,9 @@ class PairState:
     def tokens(self) -> pd.DataFrame:
         """Return one row a token of the picked pair, at this β and learning rate."""
         weights = {name: float(self.row[name]) for name in ("d_chosen", "d_rejected")}
-        return self.contributions().to_frame(**weights, lr=self.lr)
+        frame = self.contributions().to_frame(**weights, lr=self.lr)
+        frame.attrs["first_order"] = bool(self.row["first_order"])
+        return frame
 
     def contributions(self) -> TokenContributions:
         """Return the token contributions of the picked pair."""
@@ -263,14 +293,17 @@ class PairState:
         return self._cache.get((kind, self.index), compute)
 
 
-def check_step(loss: str | Callable, beta: float, lr: float, hparams: dict[str, float]) -> None:
+def check_step(
+    loss: str | Callable, beta: float, lr: float | None, hparams: dict[str, float]
+) -> None:
     """Check the settings of a predicted step before anything is measured for it.
 
     Raises:
         ValueError: If the loss or a hyper-parameter is unknown, or a value is out of range.
     """
     positive("beta", beta)
-    positive("lr", lr)
+    if lr is not None:
+        positive("lr", lr)
     check_loss(loss, {**hparams, **({"beta": beta} if _takes_beta(loss) else {})})
 
 

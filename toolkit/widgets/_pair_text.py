@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 
 from toolkit import plots
 from toolkit.attribution import PromptAttributions
-from toolkit.plots import REGIME_WORDS, html_text, visible_text, visible_token
+from toolkit.plots import html_text, visible_text, visible_token
 from toolkit.widgets._pair_state import Measurement, PairState
-from toolkit.widgets._parts import by_nats, png, short, signed, verb
+from toolkit.widgets._parts import png, short, signed
+from toolkit.widgets._step_words import outcome
 
 MEASURES = {
     "ln_ches": "length-normalised CHES",
@@ -99,19 +100,12 @@ def sentence(state: PairState) -> str:
     """What the step does to the picked pair, in one sentence that holds the numbers."""
     row = state.row
     beta = f"at β {short(state.beta)} and" if state.has_beta else "at"
-    chosen, rejected = (float(row[f"predicted_{s}_delta"]) for s in ("chosen", "rejected"))
-    margin = chosen - rejected
-    regime = str(row["regime"])
-    meaning = REGIME_WORDS.get(regime, "no first-order change")
-    color = plots.REGIME_COLORS.get(regime, "#555555")
+    color = plots.REGIME_COLORS.get(str(row["regime"]), "#555555")
     return (
         f'<div class="pe-say" style="border-color: {color}">'
         f"<b>pair {html_text(visible_token(state.pair.id))}</b> — "
         f"A {html_text(state.loss_name)} step {beta} learning rate {short(state.lr)} on this pair "
-        f"alone is predicted to <b>{verb(chosen, True)} the chosen response{by_nats(chosen)}</b> "
-        f"and {verb(rejected)} the rejected one{by_nats(rejected)}: {meaning} "
-        f"(<code>{html_text(regime)}</code>). The margin {_margin(margin)}. "
-        f"cos = {short(row['cosine'])}, κ = {short(row['kappa'])}."
+        f"alone {outcome(row)} cos = {short(row['cosine'])}, κ = {short(row['kappa'])}."
         '<span class="pe-quiet">First order, plain gradient descent; other pairs in the batch, '
         "momentum and Adam add their own terms.</span></div>"
     )
@@ -192,6 +186,7 @@ def table_frame(state: PairState) -> pd.DataFrame:
             "κ": frame["kappa"],
             "ln CHES": frame["ln_ches"],
             "CHES": frame["ches"],
+            **_beyond(frame),
             "chosen tokens": frame["chosen_length"],
             "rejected tokens": frame["rejected_length"],
             "chosen": [one_line(p.chosen_text) for p in pairs],
@@ -200,13 +195,14 @@ def table_frame(state: PairState) -> pd.DataFrame:
     )
 
 
+def _beyond(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """A column that says which Δ are no numbers to believe, where there are such."""
+    if frame["first_order"].all():
+        return {}
+    return {"Δ holds": ["yes" if holds else "sign only" for holds in frame["first_order"]]}
+
+
 def one_line(text: str, length: int = 90) -> str:
     """Return the text on one line, harmless, cut with … after ``length`` characters."""
     line = " ".join(text.split())
     return visible_text(line if len(line) <= length else line[: length - 1] + "…")
-
-
-def _margin(change: float) -> str:
-    if not change:
-        return "stays"
-    return f"{'grows' if change > 0 else 'shrinks'} by {short(abs(change))} nats"

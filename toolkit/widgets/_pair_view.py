@@ -35,7 +35,7 @@ class PairView(Events):
         super().__init__()
         self.state, self._skipped_before = state, skipped_before
         self._settle_timer, self._scale = None, None
-        self.table = PairTable(lambda row: self._event(self.pick, row))
+        self.table = PairTable(lambda row: self._event(self.pick, row), lowest_first="Δ chosen")
         self.map = Picture(430, 370, live=live)
         self.map.connect("button_press_event", lambda e: self._event(self._point_at, e))
         self._header, self._note, self._status = w.HTML(), w.HTML(), w.HTML()
@@ -139,8 +139,9 @@ class PairView(Events):
 
     def pick(self, index: int) -> None:
         """Pick a measured pair by its place."""
-        if index != self.state.index:
-            self.state.index = index
+        moved = index != self.state.index
+        self.state.index = index
+        if moved:
             self.show_pair()
 
     def _step(self, by: int) -> None:

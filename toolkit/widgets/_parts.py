@@ -223,14 +223,3 @@ def short(value: float) -> str:
 def signed(value: float) -> str:
     """Return a number with its sign and three digits."""
     return f"{value:+.3g}".replace("-", "−")
-
-
-def verb(change: float, loud: bool = False) -> str:
-    """Return what a step does to a log-probability that changes by this much."""
-    word = "raise" if change > 0 else "lower" if change < 0 else "leave"
-    return word.upper() if loud and change < 0 else word
-
-
-def by_nats(change: float) -> str:
-    """Return the words that go after the verb and its object."""
-    return f" by {short(abs(change))} nats" if change else " where it is"

@@ -45,10 +45,18 @@ class PairTable:
         pick: Called with the row's place in the frame when the user picks a row.
         page: Rows shown at once.
         buttons: Page buttons below the table.
+        lowest_first: Column whose smallest numbers stand on top until the user sorts otherwise.
     """
 
-    def __init__(self, pick: Callable[[int], None], page: int = 8, buttons: int = 5):
+    def __init__(
+        self,
+        pick: Callable[[int], None],
+        page: int = 8,
+        buttons: int = 5,
+        lowest_first: str | None = None,
+    ):
         self._pick, self._page, self._buttons = pick, page, buttons
+        self._lowest_first = lowest_first
         self._key = uuid.uuid4().hex
         self._quiet, self._count = Quiet(), 0
         self._table: ITable | None = None
@@ -91,6 +99,7 @@ class PairTable:
 
     def _options(self, frame: pd.DataFrame) -> dict[str, Any]:
         numbers = [i for i, kind in enumerate(frame.dtypes) if kind.kind in "iuf"]
+        first = [i for i, name in enumerate(frame.columns) if name == self._lowest_first]
         script = {
             "stateSaveCallback": SAVE_STATE, "stateLoadCallback": LOAD_STATE, "drawCallback": DRAWN,
         }  # fmt: skip
@@ -110,6 +119,7 @@ class PairTable:
                 "zeroRecords": "no pair matches",
             },
             "columnDefs": [{"targets": numbers, "type": "missing-last"}],
+            "order": [[i, "asc"] for i in first],
             "pageLength": self._page,
             "scrollX": True,
             "maxBytes": 0,

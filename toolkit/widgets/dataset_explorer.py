@@ -48,6 +48,8 @@ class DatasetExplorer:
         y: Column up its side; ``"cosine"``, or the next one there is.
         by: Column that the filter ranks by; as ``x``.
         keep: Share of the scored pairs that the filter keeps, those lowest in ``by``.
+        selection: Id of the pair to start with; by default the worst one, whose chosen response is
+            predicted to fall most, where the scores say so, else the first.
         live: Use ipympl, where installed, so that the scatter can be clicked and dragged.
 
     Raises:
@@ -72,6 +74,7 @@ class DatasetExplorer:
         y: str | None = None,
         by: str | None = None,
         keep: float = 0.5,
+        selection: str | None = None,
         live: bool = True,
     ):
         check_policy(policy)
@@ -81,6 +84,8 @@ class DatasetExplorer:
         if scores is None:
             check_columns(policy, pairs, columns)
         self._state = DatasetState(policy, Scores(policy, pairs, scores), **columns, keep=keep)
+        if selection is not None:
+            self._state.index = self._place_of(selection)
         self._view = DatasetView(self._state, self._skipped_before, live)
         self.widget = self._view.widget
         self._twin = None
@@ -99,6 +104,9 @@ class DatasetExplorer:
 
     @selection.setter
     def selection(self, id: str) -> None:
+        self._view.pick(self._place_of(id))
+
+    def _place_of(self, id: str) -> int:
         place = self._state.place_of(id)
         if place is None:
             near = difflib.get_close_matches(str(id), self._state.ids, 3, 0.4)
@@ -106,7 +114,7 @@ class DatasetExplorer:
             raise ValueError(
                 f"selection={id!r} is no id of these pairs; ids close to it: {', '.join(near)}"
             )
-        self._view.pick(place)
+        return place
 
     @property
     def pair(self) -> PreferencePair:

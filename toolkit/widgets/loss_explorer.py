@@ -45,7 +45,11 @@ class LossExplorer:
         losses: Keys of ``LOSSES`` and functions (see ``loss_weights``); all of the table by
             default. A loss that refuses its settings is left out, and ``left_out`` says why.
         beta: β of every loss that has one; ``None`` for each loss's default.
-        lr: Learning rate.
+        lr: Learning rate; by default one at which first order holds for 95 % of the pairs (see
+            ``suggest_lr``) under the first loss; for the first pair where ``stats`` are not given.
+            Losses that pull harder are then beyond first order: their directions alone are told.
+        selection: Id of the pair to start with; by default the worst one under the first loss,
+            where ``stats`` are given, else the first.
         params: Parameter set of the gradients.
         live: Use ipympl, where installed, so that the pictures can be clicked.
         **hparams: Other hyper-parameters that are not to stay at the table's defaults.
@@ -75,18 +79,21 @@ class LossExplorer:
         stats: PairStats | None = None,
         losses: Sequence[str | Callable] | None = None,
         beta: float | None = 0.1,
-        lr: float = 1e-3,
+        lr: float | None = None,
+        selection: str | None = None,
         params: Params = "all",
         live: bool = True,
         **hparams: float,
     ):
-        positive("lr", lr)
+        if lr is not None:
+            positive("lr", lr)
         measurement = Measurement(policy, pairs, params, stats)
         self._skipped_before = len(getattr(pairs, "skipped", ()))
-        self._state = LossState(measurement, losses, lr)
+        self._state = LossState(measurement, losses)
         if beta is not None and (beta != 0.1 or self._state.reach("beta")):
             hparams["beta"] = beta
-        self._state.begin(hparams)
+        place = None if selection is None else self._place_of(selection)
+        self._state.begin(hparams, lr, place)
         self._view = LossView(self._state, self._skipped_before, live)
         self.widget = self._view.widget
         self._view.show_all()
@@ -102,12 +109,15 @@ class LossExplorer:
 
     @selection.setter
     def selection(self, id: str) -> None:
+        self._view.pick(self._place_of(id))
+
+    def _place_of(self, id: str) -> int:
         m = self._state.measurement
         if id not in m.ids:
             reason = next((e.reason for e in m.skipped if e.id == id), None)
             why = f"cannot be scored ({reason})" if reason else "is no id of these pairs"
             raise ValueError(f"selection={id!r} {why}; ids close to it: {_near(id, m.ids)}")
-        self._view.pick(m.ids.index(id))
+        return m.ids.index(id)
 
     @property
     def pair(self) -> PreferencePair:

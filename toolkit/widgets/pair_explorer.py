@@ -34,9 +34,11 @@ class PairExplorer:
     """Explore preference pairs: what a step does to each response, which tokens, how alike.
 
     Shown in a notebook it is a table, the entanglement map, token strips and numbers, linked both
-    ways. Pairs are measured at once when that takes no longer than two seconds; otherwise the
-    explorer appears with the first few and measures on behind a progress bar with a Stop button
-    (in a plain script, behind tqdm; an interrupt keeps what is there), and ``measure()`` goes on.
+    ways. It starts at the worst pair, whose chosen response is predicted to fall most, and so does
+    the table; ``worst_first()`` has that order. Pairs are measured at once when that takes no
+    longer than two seconds; otherwise the explorer appears with the first few and measures on
+    behind a progress bar with a Stop button (in a plain script, behind tqdm; an interrupt keeps
+    what is there), and ``measure()`` goes on; what was not picked or set by then starts anew.
     Everything it shows is in reach of Python too, without a screen.
 
     A notebook keeps no widgets: whoever opens it without running it finds the still copy that is
@@ -53,7 +55,11 @@ class PairExplorer:
         loss: A key of ``LOSSES`` or a function (see ``loss_weights``).
         params: Parameter set of the gradients.
         beta: β of the loss, where it has one.
-        lr: Learning rate.
+        lr: Learning rate; by default one at which first order holds for 95 % of the pairs (see
+            ``suggest_lr``). Beyond that the sentence gives the direction alone, and the rate up
+            to which it could say more.
+        selection: Id of the pair to start with; by default the worst one, whose chosen response is
+            predicted to fall most (or to rise least).
         live: Use ipympl, where installed, so that the map can be clicked.
         **hparams: Other hyper-parameters of the loss.
 
@@ -79,12 +85,14 @@ class PairExplorer:
         loss: str | Callable = "dpo",
         params: Params = "all",
         beta: float = 0.1,
-        lr: float = 1e-3,
+        lr: float | None = None,
+        selection: str | None = None,
         live: bool = True,
         **hparams: float,
     ):
         check_step(loss, beta, lr, hparams)
         self._measurement = Measurement(policy, pairs, params, stats, similarity)
+        place = None if selection is None else self._place_of(selection)
         if not self._measurement.finished:
             self._measurement.step(1)
             self._measurement.step(self._turn())
@@ -92,12 +100,16 @@ class PairExplorer:
         self._task: asyncio.Task | None = None
         self._stopped = False
         self._state = PairState(self._measurement, loss, beta, lr, hparams)
+        if place is not None and place < self._measurement.done:
+            self._state.index = place
         self._view = PairView(self._state, self._skipped_before, live, self._stop_or_go)
         self.widget = self._view.widget
         self._twin = None
         self._view.show_all()
         self._view.show_progress(False)
         self._measure_rest()
+        if selection is not None:
+            self.selection = selection
 
     @property
     def selection(self) -> str:
@@ -110,17 +122,12 @@ class PairExplorer:
 
     @selection.setter
     def selection(self, id: str) -> None:
-        m = self._measurement
-        if id not in m.ids:
-            reason = next((e.reason for e in m.skipped if e.id == id), None)
-            near = difflib.get_close_matches(str(id), m.ids, 3, 0.4) or m.ids[:3]
-            why = f"cannot be scored ({reason})" if reason else "is no id of these pairs"
-            raise ValueError(f"selection={id!r} {why}; ids close to it: {', '.join(near)}")
-        if m.ids.index(id) >= m.done:
+        m, place = self._measurement, self._place_of(id)
+        if place >= m.done:
             self._wait()
-        if m.ids.index(id) >= m.done:
+        if place >= m.done:
             raise ValueError(f"selection={id!r} is not measured yet: measure() continues")
-        self._view.pick(m.ids.index(id))
+        self._view.pick(place)
 
     @property
     def pair(self) -> PreferencePair:
@@ -186,6 +193,11 @@ class PairExplorer:
         self._wait()
         return self._state.frame.copy()
 
+    def worst_first(self) -> list[str]:
+        """Return the ids of the measured pairs, those whose chosen response falls most first."""
+        frame = self._state.frame
+        return frame.loc[frame["chosen_slack"].sort_values(kind="stable").index, "id"].tolist()
+
     def tokens(self) -> pd.DataFrame:
         """Return one row a token of the picked pair, with its predicted change at this β and lr."""
         return self._state.tokens()
@@ -222,6 +234,16 @@ class PairExplorer:
     def _ipython_display_(self) -> None:
         display({**self.widget._repr_mimebundle_(), "text/plain": repr(self)}, raw=True)
         self._twin = display(HTML(text.TWIN % self.to_html()), display_id=True)
+
+    def _place_of(self, id: str) -> int:
+        """Return where the pair with this id stands, or say which ids there are."""
+        m = self._measurement
+        if id not in m.ids:
+            reason = next((e.reason for e in m.skipped if e.id == id), None)
+            near = difflib.get_close_matches(str(id), m.ids, 3, 0.4) or m.ids[:3]
+            why = f"cannot be scored ({reason})" if reason else "is no id of these pairs"
+            raise ValueError(f"selection={id!r} {why}; ids close to it: {', '.join(near)}")
+        return m.ids.index(id)
 
     # ----------------------------------------------------------------- measuring
 
