@@ -95,7 +95,7 @@ def _wait_until_served(url: str, process: subprocess.Popen, log: Path, seconds: 
 
 @contextlib.contextmanager
 def serve_lab(
-    notebooks: Path, scratch: Path, *, theme: str = "JupyterLab Light", seconds: float = 120
+    notebooks: Path, scratch: Path, *, theme: str = "JupyterLab Light", seconds: float = 600
 ) -> Iterator[str]:
     """Serve a copy of the folder `notebooks` from JupyterLab and yield the address."""
     scratch.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ class NotebookPage:
         if not request.url.startswith((self.url, "data:", "blob:", self.url.replace("http", "ws"))):
             self.outside.append(request.url)
 
-    def open(self, name: str, *, seconds: float = 90) -> None:
+    def open(self, name: str, *, seconds: float = 600) -> None:
         """Open a notebook by file name in a clean workspace and wait for its kernel."""
         self.page.goto(f"{self.url}/lab/tree/{name}?token={TOKEN}&reset", wait_until="commit")
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=seconds * 1000)
@@ -147,7 +147,7 @@ class NotebookPage:
             self.page.wait_for_selector(cover, state="detached", timeout=seconds * 1000)
         self._wait_for_idle_kernel(seconds)
 
-    def run_all(self, *, seconds: float = 180) -> None:
+    def run_all(self, *, seconds: float = 900) -> None:
         """Run > Run All Cells, then wait until every cell has run.
 
         Raises:
@@ -204,6 +204,9 @@ def open_chromium(executable: str) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGS)
         try:
-            yield browser.new_page(viewport={"width": 1400, "height": 1600})
+            page = browser.new_page(viewport={"width": 1400, "height": 1600})
+            # Long enough for a busy machine; what never comes still ends the test.
+            page.set_default_timeout(300_000)
+            yield page
         finally:
             browser.close()

@@ -1,5 +1,7 @@
 """Gradient products against plain autograd in float64, and the exact identities between them."""
 
+import gc
+
 import numpy as np
 import pytest
 import reference
@@ -8,7 +10,7 @@ import torch
 
 import toolkit as tk
 from toolkit import gradients
-from toolkit.gradients import _batching, _findings, _token_gram
+from toolkit.gradients import _batching, _findings, _response_gram, _token_gram
 from toolkit.model import _forward
 
 SHAPES = list(shapes.CONFIGS)
@@ -353,6 +355,28 @@ def test_gram_equals_the_oracle(shape, memory):
     assert np.all(error <= 2e-6 * np.outer(norms, norms))
     assert kernel.ids[2:4] == [pairs[1].id] * 2 and list(kernel.sides[:2]) == ["chosen", "rejected"]
     assert kernel.relative_error == 0
+
+
+def test_gram_holds_no_more_gradients_than_it_was_allowed(monkeypatch):
+    """Catches views that keep the whole gradient of each row, and slices that are held twice."""
+    policy, pairs = shapes.policy("llama", torch.float32), shapes.ragged_pairs()
+    memory, held = 200_000, []
+    weights = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
+
+    def live_bytes():
+        tensors = [item for item in gc.get_objects() if type(item) is torch.Tensor]
+        found = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        return sum(size for at, size in found.items() if at not in weights)
+
+    def counting(gradients):
+        held.append(live_bytes() - before)
+        return _response_gram.flat_products(gradients, gradients)
+
+    monkeypatch.setattr(_response_gram, "exact", counting)
+    before = live_bytes()
+    tk.gram(policy, pairs, memory=memory, batch_size=2, progress=False)
+    one = sum(p.numel() * p.element_size() for p in policy.model.parameters())
+    assert max(held) < memory + one
 
 
 def test_gram_holds_the_pair_statistics():

@@ -340,7 +340,8 @@ def test_background_measuring_stops_and_goes_on(policy, slow):
     async def session():
         explorer = tk.PairExplorer(policy, make_pairs())
         done = [explorer._measurement.done]
-        await asyncio.sleep(0.05)
+        while explorer._measurement.done == done[0]:
+            await asyncio.sleep(0)
         view(explorer)._stop.click()
         while explorer._task is not None:
             await asyncio.sleep(0.01)

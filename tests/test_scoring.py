@@ -10,7 +10,6 @@ import random
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -287,7 +286,7 @@ def started(job, *args) -> multiprocessing.Process:
     ready = context.Event()
     process = context.Process(target=with_model, args=(ready, job, *args))
     process.start()
-    assert ready.wait(60)
+    assert ready.wait(600)
     return process
 
 
@@ -304,22 +303,26 @@ def run_and_log(policy, pairs, out, log, options):
     score_pairs(policy, pairs, out=out, progress=False, **options)
 
 
+def files_in(folder) -> int:
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
 def test_twenty_kills_leave_the_same_bits(policy, out, tmp_path):
     """SIGKILL at twenty random moments: each part is stored once, and nothing differs."""
     pairs, moments = pairs_of(60, "short_suffix"), random.Random(20)
     options = {"measures": ALL, "rows_per_part": 2, "beta": 0.1}
-    start = time.perf_counter()
     whole = score_pairs(policy, pairs, out=tmp_path / "whole.parquet", progress=False, **options)
-    # On a slower machine the moments lie further apart.
-    latest = max(0.4, (time.perf_counter() - start) / 2)
-    log, killed, progress = tmp_path / "log", 0, set()
-    while killed < 20:
-        process = started(run_and_log, pairs, out, log, options)
-        process.join(moments.uniform(0, latest))
-        killed += process.is_alive()
+    log, folder, progress = tmp_path / "log", out.with_name("scores.parquet.parts"), set()
+    for _ in range(20):
+        process, start = started(run_and_log, pairs, out, log, options), files_in(folder)
+        # Half of the kills wait for a new file, however long the machine takes for it.
+        waits = moments.random() < 0.5
+        while waits and process.is_alive() and files_in(folder) <= start:
+            process.join(0.01)
+        process.join(moments.uniform(0, 0.1))
         process.kill()
         process.join()
-        if out.with_name("scores.parquet.parts").is_dir() and not out.exists():
+        if folder.is_dir() and not out.exists():
             progress.add(len(_score_store.Store(out).parts()))
         assert process.exitcode in (0, -signal.SIGKILL)
     process = started(run_and_log, pairs, out, log, options)
@@ -329,7 +332,7 @@ def test_twenty_kills_leave_the_same_bits(policy, out, tmp_path):
     counts = parts_in(log.read_text())
     assert len(counts) == len(set(counts)), "a part was stored twice"
     assert len(progress) > 1, "the kills did not fall into the work"
-    assert not out.with_name("scores.parquet.parts").exists()
+    assert not folder.exists()
 
 
 def die_at(policy, move: int, before: bool, pairs, out):
@@ -816,11 +819,9 @@ def test_ray_gives_the_same_bits_and_goes_on_from_local_parts(policy, half_done,
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
-        start = time.monotonic()
         scores = again(policy, half_done, out, engine="ray")
         with pytest.raises(ValueError, match="EncodedPair"):
             _score_engines._to_json(list(PairStream([policy.encode(half_done[0])])))
-        assert time.monotonic() - start < 60
     finally:
         ray.shutdown()
     assert sorted(stored()[-2:]) == [2, 3]

@@ -152,7 +152,7 @@ def test_error_in_a_step_is_a_sentence_and_keeps_what_is_done(policy, monkeypatc
     assert len(explorer.run().trajectory) == 4 and explorer.error is None
 
 
-async def until(condition, seconds=60):
+async def until(condition, seconds=600):
     for _ in range(int(seconds / 0.01)):
         if condition():
             return

@@ -58,21 +58,25 @@ def response_gram(
     scale: dict[str, Tensor] | None = None,
 ) -> Tensor:
     """Return the sum over all slices of ``contract(gradients [rows, entries] · scale)``."""
-    total = 0
+    total, count = 0, sum(len(rows) for rows in batches)
     for group in groups:
         needed = {s.name: selected[s.name] for s in group}
         plan = plan_for(model, needed)
-        held = {s: [] for s in group}
+        held, at = {}, 0
         for rows in batches:
             for gradients in row_gradients(model, plan, rows):
-                for s, found in held.items():
+                for s in group:
                     entries = gradients[s.name].flatten()[s.start : s.stop]
                     if scale:
                         entries = entries * scale[s.name].flatten()[s.start : s.stop]
-                    found.append(entries.cpu())
+                    if s not in held:
+                        held[s] = entries.new_empty(count, len(entries), device="cpu")
+                    # Copied: a view would keep the whole gradient of every row.
+                    held[s][at] = entries
+                at += 1
             advance()
-        for found in held.values():
-            total = total + contract(torch.stack(found))
+        for s in group:
+            total = total + contract(held.pop(s))
     return total
 
 
