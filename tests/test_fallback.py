@@ -179,6 +179,19 @@ def test_a_rule_that_fails_later_leaves_all_to_autograd(monkeypatch):
     assert tk.pair_stats(policy, shapes.ragged_pairs()[0]).labels.by_autograd == "all"
 
 
+def test_an_error_of_plain_autograd_too_is_raised_and_not_held_against_the_rules(monkeypatch):
+    policy, pair = shapes.policy("llama", torch.float32), shapes.ragged_pairs()[0]
+    assert_exact(policy)
+    for module in (_passes, _autograd, _token_gram):
+        monkeypatch.setattr(module, "scored_logps", broken)
+    for measure in (tk.pair_stats, tk.token_contributions, tk.token_matrix):
+        with pytest.raises(RuntimeError, match="mat1 and mat2"):
+            measure(policy, pair)
+    monkeypatch.undo()
+    for measure in (tk.pair_stats, tk.token_contributions, tk.token_matrix):
+        assert measure(policy, pair).labels.by_autograd == ""
+
+
 class WithExpert(torch.nn.Module):
     """An expert that no token of the probe reaches, and that gets tokens instead of rows later."""
 

@@ -37,9 +37,15 @@ def pair_products_by(
             raise
         rule = plan.rules[error.module] if isinstance(error, NotByRows) else None
     known = findings(model)
-    lost = [n for n in (rule.weight, rule.bias) if n] if rule else list(selected)
+    own = (rule.weight, getattr(rule, "bias", None)) if rule else selected
+    lost = [name for name in own if name]
+    before = dict(known.by_rule)
     known.by_rule.update(dict.fromkeys(lost, False))
-    return pair_products_by(model, plan_for(model, selected), selected, rows)
+    try:
+        return pair_products_by(model, plan_for(model, selected), selected, rows)
+    except Exception:  # then it was no fault of the rules
+        known.by_rule = before
+        raise
 
 
 def token_products(
@@ -102,7 +108,11 @@ def _first_exact(model, selected, ways: dict[str, Run], agree, rows, metric) -> 
             except Exception as error:
                 why = _refused(model, selected, name, error)
         note = note or f"{name}: {why}"
-    return slow(rows, metric), note and f"{last} ({note})"
+    try:
+        return slow(rows, metric), note and f"{last} ({note})"
+    except Exception:  # then it was no fault of the faster ways: they are tried again next time
+        findings(model).failed.clear()
+        raise
 
 
 def _why_not(model: nn.Module, selected: Parameters, name: str, run: Run, agree) -> str:
