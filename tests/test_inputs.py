@@ -315,3 +315,18 @@ def test_explorers_name_what_they_leave_out(policy):
     assert [p["id"] for p in explorer.to_frame().attrs["skipped"]] == ["long", "empty"]
     run = tk.TrajectoryExplorer(policy, with_bad(), on_error="skip", live=False, **RUN)
     assert run.trajectory.skipped["id"].tolist() == ["long", "empty"]
+
+
+def test_explorers_say_that_pairs_were_cut(policy):
+    cut = policy.with_options(max_length=20, truncation="keep_start")
+    long = tk.PreferencePair("long", "Is it fine?", " word" * 600, " b")
+    made = [
+        tk.PairExplorer(cut, [long], live=False),
+        tk.LossExplorer(cut, [long], live=False, losses=["dpo"]),
+        tk.TrajectoryExplorer(cut, [long], live=False, **RUN),
+        tk.DatasetExplorer(cut, [long, pairs()[0]], live=False),
+    ]
+    for explorer in made:
+        assert "pairs cut: keep_start, 20 tokens" in explorer.to_html()
+        explorer.close()
+    assert "pairs cut" not in tk.PairExplorer(policy, pairs(), live=False).to_html()

@@ -724,7 +724,7 @@ def test_tokenizer_hash_ignores_how_the_tokenizer_was_used_last(policy):
     [
         ({"measures": ["chess"]}, "measures: got 'chess'; allowed are audit, similarity"),
         ({"measures": []}, "measures: got none"),
-        ({"engine": "spark"}, "engine: got 'spark'; allowed are local, ray"),
+        ({"engine": "spark"}, "engine='spark' is unknown; allowed: local, ray"),
         ({"on_error": "skip"}, "on_error"),
         ({"rows_per_part": 0}, "rows_per_part"),
         ({"batch_size": 1.5}, "batch_size"),

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from toolkit.checks import choice, flag
 from toolkit.model import Policy
 from toolkit.scoring import _score_engines
 from toolkit.scoring._score_key import run_key
@@ -57,10 +58,8 @@ class ScoringRun:
         ray_address: str | None = None,
         progress: bool = True,
     ) -> None:
-        if engine not in ENGINES:
-            raise ValueError(f"engine: got {engine!r}; allowed are {', '.join(ENGINES)}")
-        if not isinstance(resume, bool):
-            raise ValueError(f"resume must be True or False, received {resume!r}")
+        choice("engine", engine, ENGINES)
+        flag("resume", resume)
         self.stream = pairs if isinstance(pairs, PairStream) else PairStream(pairs)
         _check_rows(self.stream)
         self.settings, self.resume, self.progress = settings, resume, progress

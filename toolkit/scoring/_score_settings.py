@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from toolkit.checks import choice, whole
 from toolkit.losses import check_loss
 from toolkit.model import Params, check_params
 from toolkit.pairs import AUDIT_COLUMNS
@@ -71,13 +72,10 @@ class Settings:
             got = repr(unknown[0]) if unknown else "none"
             raise ValueError(f"measures: got {got}; allowed are {', '.join(MEASURES)}")
         object.__setattr__(self, "measures", tuple(m for m in MEASURES if m in named))
-        if self.on_error not in ("keep", "raise"):
-            raise ValueError(f"on_error: got {self.on_error!r}; allowed are 'keep' and 'raise'")
-        for name in ("rows_per_part", "batch_size"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
-            if not whole and (name == "rows_per_part" or value is not None):
-                raise ValueError(f"{name} must be a positive whole number, received {value!r}")
+        choice("on_error", self.on_error, ("keep", "raise"))
+        whole("rows_per_part", self.rows_per_part)
+        if self.batch_size is not None:
+            whole("batch_size", self.batch_size)
         check_params(self.params)
         self._check_loss()
 

@@ -14,7 +14,7 @@ from toolkit.widgets._dataset_scores import UNMEASURED
 from toolkit.widgets._dataset_state import DatasetState
 from toolkit.widgets._pair_state import PairState
 from toolkit.widgets._pair_text import NAMED, STYLE, one_line, prompt_box, sentence
-from toolkit.widgets._parts import png, short
+from toolkit.widgets._parts import png, short, token_words
 
 CUT = 60  # characters of a text in the table
 EXTRA_STYLE = """<style>
@@ -42,7 +42,7 @@ def header(state: DatasetState) -> str:
     if "params" in attrs:
         words.append(f"parameters: {html_text(str(attrs['params']))}")
     if "append_eos" in attrs:
-        words.append(f"EOS {'appended and scored' if attrs['append_eos'] else 'not appended'}")
+        words += token_words(attrs)
     words.append(f"reference: {html_text(str(attrs.get('ref', ours.ref)))}")
     if "loss" in attrs:
         words.append(f"loss of the regimes: {html_text(str(attrs['loss']))}")

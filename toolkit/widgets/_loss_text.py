@@ -11,7 +11,7 @@ from toolkit import plots
 from toolkit.plots import html_text, visible_token
 from toolkit.widgets._loss_state import SIGNS, LossState
 from toolkit.widgets._pair_text import NAMED, STYLE, one_line, prompt_box
-from toolkit.widgets._parts import png, short, signed
+from toolkit.widgets._parts import png, short, signed, token_words
 from toolkit.widgets._step_words import outcome
 
 NAMED_LOSSES = 4  # losses that a slider names before it counts the rest
@@ -31,12 +31,11 @@ def style() -> str:
 def header(state: LossState) -> str:
     """The labels of every number shown."""
     labels = state.policy.labels(state.params)
-    eos = "appended and scored" if labels.append_eos else "not appended"
     words = [
         f"<b>{html_text(labels.model)}</b>",
         html_text(labels.dtype),
         f"parameters: {html_text(labels.params)}",
-        f"EOS {eos}",
+        *token_words(labels.to_attrs()),
         f"reference: {html_text(labels.ref)}",
         f"learning rate {short(state.settings.lr)}",
         f"<b>{len(state.frame)} losses</b>, {len(state.measurement):,} pairs",

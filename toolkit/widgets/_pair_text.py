@@ -12,7 +12,7 @@ from toolkit import plots
 from toolkit.attribution import PromptAttributions
 from toolkit.plots import html_text, visible_text, visible_token
 from toolkit.widgets._pair_state import Measurement, PairState
-from toolkit.widgets._parts import png, short, signed
+from toolkit.widgets._parts import png, short, signed, token_words
 from toolkit.widgets._step_words import outcome
 
 MEASURES = {
@@ -58,12 +58,11 @@ TWIN = (
 def header(state: PairState) -> str:
     """The labels of every number shown, and how many pairs are in which regime."""
     labels = state.policy.labels(state.params)
-    eos = "appended and scored" if labels.append_eos else "not appended"
     words = [
         f"<b>{html_text(labels.model)}</b>",
         html_text(labels.dtype),
         f"parameters: {html_text(labels.params)}",
-        f"EOS {eos}",
+        *token_words(labels.to_attrs()),
         f"reference: {html_text(labels.ref)}",
         f"loss: {html_text(state.loss_name)}",
     ]

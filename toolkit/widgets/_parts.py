@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -223,3 +223,10 @@ def short(value: float) -> str:
 def signed(value: float) -> str:
     """Return a number with its sign and three digits."""
     return f"{value:+.3g}".replace("-", "−")
+
+
+def token_words(labels: Mapping[str, object]) -> list[str]:
+    """Return what a header says of the tokens that were scored, from a frame's labels."""
+    words = [f"EOS {'appended and scored' if labels['append_eos'] else 'not appended'}"]
+    cut = labels.get("truncation", "none")
+    return words if cut == "none" else [*words, f"pairs cut: {html_text(str(cut))}"]

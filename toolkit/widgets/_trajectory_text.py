@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from toolkit import plots
 from toolkit.plots import REGIME_WORDS, html_text, visible_token
 from toolkit.widgets._pair_text import STYLE, failure, prompt_box
-from toolkit.widgets._parts import png, short, signed
+from toolkit.widgets._parts import png, short, signed, token_words
 from toolkit.widgets._trajectory_state import ACTUAL, SINCE, TrajectoryState
 
 SMALL = ("loss", "margin", "kl")
@@ -26,14 +26,13 @@ def _signed(value: float) -> str:
 def header(state: TrajectoryState) -> str:
     """The labels of every number shown: those of the run that made them."""
     s = state.trajectory.settings
-    eos = "appended and scored" if s["append_eos"] else "not appended"
     hparams = ", ".join(f"{n} {s[n]:g}" for n in ("beta", "tau", "gamma", "lam") if n in s)
     rates = " and ".join(map(short, s["lr"] if isinstance(s["lr"], list) else [s["lr"]]))
     words = [
         f"<b>{html_text(str(s['model']))}</b>",
         html_text(str(s["dtype"])),
         f"parameters: {html_text(str(s['params']))}",
-        f"EOS {eos}",
+        *token_words(s),
         f"reference: {html_text(str(s['ref']))}",
         f"loss: {html_text(str(s['loss']))}{f' ({html_text(hparams)})' if hparams else ''}",
         f"optimiser: {html_text(str(s['optimizer']))}",
