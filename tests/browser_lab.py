@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 from playwright.sync_api import Page, sync_playwright
 
 TOKEN = "browser-test"
@@ -34,25 +36,33 @@ SETTINGS = {
     "docmanager-extension/plugin": {"autosave": False},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
+ANSI_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 SPLASH = "#jupyterlab-splash"
 IDLE_KERNEL = """() => {
     const indicator = document.querySelector('.jp-Notebook-ExecutionIndicator');
     const kernel = document.querySelector('.jp-NotebookPanel-toolbar .jp-KernelName');
     return indicator?.dataset.status === 'idle' && /Python/.test(kernel?.innerText ?? '');
 }"""
-DONE_OR_FAILED = """() => document.querySelector('[data-mime-type="application/vnd.jupyter.error"]')
-  || [...document.querySelectorAll('.jp-Notebook .jp-CodeCell')].every(cell => {
-    const source = cell.querySelector('.cm-content');
-    const empty = !source || source.innerText.trim() === '';
-    const prompt = cell.querySelector('.jp-InputArea-prompt')?.innerText ?? '';
-    return empty || /^\\[\\d+\\]:?$/.test(prompt.trim());
-})"""
+# What the cells hold, as JupyterLab knows it: a page shows an error as it shows a warning.
+CELLS = """[...window.jupyterapp.shell.currentWidget.content.model.cells]
+  .map(cell => cell.sharedModel.toJSON()).filter(cell => cell.cell_type === 'code')"""
+ERRORS = f"""() => {CELLS}.flatMap(cell => cell.outputs)
+  .filter(output => output.output_type === 'error').map(output => output.traceback.join('\\n'))"""
+DONE_OR_FAILED = f"""() => ({ERRORS})().length || {CELLS}.every(
+  cell => cell.execution_count !== null || String(cell.source).trim() === '')"""
 
 
 def find_chromium() -> str | None:
     """Return the path of a Chromium, the one in `CHROMIUM` first, or None."""
     names = [os.environ["CHROMIUM"]] if os.environ.get("CHROMIUM") else CHROMIUM_NAMES
     return next((path for path in map(shutil.which, names) if path), None)
+
+
+def write_notebook(path: Path, *sources: str) -> None:
+    """Write a notebook of code cells that JupyterLab opens without asking for a kernel."""
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
 
 
 def _free_port() -> int:
@@ -105,6 +115,7 @@ def serve_lab(
     command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     command += ["--ServerApp.ip=127.0.0.1", f"--IdentityProvider.token={TOKEN}"]
     command += [f"--ServerApp.root_dir={scratch / 'notebooks'}", "--LabApp.news_url=None"]
+    command += ["--LabApp.expose_app_in_browser=True"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     environment = _private_environment(scratch / "home", theme)
     with log.open("w") as output:
@@ -145,7 +156,7 @@ class NotebookPage:
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=seconds * 1000)
         for cover in (".jp-Spinner", SPLASH):
             self.page.wait_for_selector(cover, state="detached", timeout=seconds * 1000)
-        self._wait_for_idle_kernel(seconds)
+        self.wait_for_idle_kernel(seconds)
 
     def run_all(self, *, seconds: float = 900) -> None:
         """Run > Run All Cells, then wait until every cell has run.
@@ -156,10 +167,26 @@ class NotebookPage:
         # Saved execution counts would look like a finished run.
         self._menu("Edit", "Clear Outputs of All Cells")
         self._menu("Run", "Run All Cells")
-        self.page.wait_for_function(DONE_OR_FAILED, timeout=seconds * 1000)
-        self._wait_for_idle_kernel(seconds)
+        self.wait_until_run(seconds)
         if failures := self.cell_errors():
             raise AssertionError("\n\n".join(failures))
+
+    def run_cell(self, place: int, *, wait: bool = True, seconds: float = 120) -> None:
+        """Run the code cell at this place again; with ``wait`` until it has."""
+        self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputArea-prompt").nth(place).click()
+        self.page.keyboard.press("Control+Enter")
+        if wait:
+            self.wait_until_run(seconds)
+
+    def restart_kernel(self, *, seconds: float = 90) -> None:
+        """Kernel > Restart Kernel, outputs kept."""
+        self._menu("Kernel", "Restart Kernel…")
+        self.page.locator(".jp-Dialog button.jp-mod-accept").click()
+        self.wait_for_idle_kernel(seconds)
+
+    def focused(self, selector: str) -> bool:
+        """Whether what has the focus matches, or is inside something that does."""
+        return self.page.evaluate("at => !!document.activeElement.closest(at)", selector)
 
     def set_theme(self, theme: str) -> None:
         """Switch to "JupyterLab Light" or "JupyterLab Dark" by the Settings menu."""
@@ -170,8 +197,7 @@ class NotebookPage:
 
     def cell_errors(self) -> list[str]:
         """Return the text of every traceback in the notebook."""
-        selector = '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]'
-        return self.page.locator(selector).all_inner_texts()
+        return [ANSI_COLOR.sub("", text) for text in self.page.evaluate(ERRORS)]
 
     def canvas_pixels(self, selector: str) -> str:
         """Return a canvas as a data URL, which changes when its picture does."""
@@ -193,7 +219,13 @@ class NotebookPage:
             item = self.page.locator(".lm-Menu .lm-Menu-item:visible")
             item.get_by_text(label, exact=True).last.click()
 
-    def _wait_for_idle_kernel(self, seconds: float) -> None:
+    def wait_until_run(self, seconds: float) -> None:
+        """Wait until every cell has run, or one failed: a kernel that answers clicks looks idle."""
+        self.page.wait_for_function(DONE_OR_FAILED, timeout=seconds * 1000)
+        self.wait_for_idle_kernel(seconds)
+
+    def wait_for_idle_kernel(self, seconds: float) -> None:
+        """Wait until nothing runs."""
         # A notebook without a kernel counts as idle too.
         self.page.wait_for_function(IDLE_KERNEL, timeout=seconds * 1000)
 

@@ -1,9 +1,12 @@
 """One thread at a time changes or draws a figure; what it calls back runs after that."""
 
+import io
 import threading
 
+import numpy as np
 import pytest
 from matplotlib.backend_bases import MouseEvent
+from PIL import Image
 
 from toolkit.widgets._parts import Picture, Quiet, png
 
@@ -63,6 +66,17 @@ def test_a_figure_is_not_changed_while_another_thread_draws_it(picture):
     browser.join(60)
     other.join(60)
     assert changed.is_set()
+
+
+def test_every_frame_is_whole(picture, monkeypatch):
+    """The browser drops a frame when the next one is faster: differences would add up wrongly."""
+    frames, canvas = [], picture.figure.canvas
+    monkeypatch.setattr(canvas, "send_binary", frames.append)
+    for _ in range(3):
+        canvas._handle_message(picture.widget, DRAW, [])
+        picture.figure.axes[0].set_title("another")
+    alphas = [np.asarray(Image.open(io.BytesIO(frame)).convert("RGBA"))[..., 3] for frame in frames]
+    assert len(frames) == 3 and all((alpha == 255).all() for alpha in alphas)
 
 
 def test_a_click_calls_back_when_the_figure_is_free_again(picture):

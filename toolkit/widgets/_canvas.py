@@ -53,6 +53,12 @@ def _canvas_class() -> type:
             with DRAWING:
                 super().draw()
 
+        def get_diff_image(self) -> bytes | None:
+            # A whole frame each time: in the browser a frame that comes before the one before it
+            # is decoded takes its place, and what only that one held would never be shown.
+            self._force_full = True
+            return super().get_diff_image()
+
         def _handle_message(self, widget, content, buffers) -> None:
             self._here.calls = calls = []
             try:
