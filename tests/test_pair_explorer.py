@@ -256,7 +256,7 @@ def test_text_from_data_is_never_html(explorer):
 
 
 def test_still_copy_holds_the_numbers_of_the_frame(explorer):
-    explorer.selection, explorer.beta = "p3", 0.3
+    explorer.selection, explorer.beta, explorer.lr = "p3", 0.3, 1e-4
     still, row = explorer.to_html(), explorer.to_frame().set_index("id").loc["p3"]
     for name in ("chosen_logps", "inner", "cosine", "kappa", "predicted_chosen_delta", "ln_ches"):
         assert f"{row[name]:.5g}".replace("-", "−") in still, name
