@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 SHOWN = 80  # characters of a value that an error shows
@@ -90,6 +92,13 @@ def mapping(name: str, value: Any) -> Mapping | None:
     if value is not None and not isinstance(value, Mapping):
         raise ValueError(f"{name} must be None or a dictionary, received {shown(value)}")
     return value
+
+
+def file_path(name: str, value: Any) -> Path:
+    """Return the path of a file, with ``~`` spelt out."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(f"{name} must be a path, received {shown(value)}")
+    return Path(os.path.expanduser(value))
 
 
 def shown(value: object, most: int = SHOWN) -> str:

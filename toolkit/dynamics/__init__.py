@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from toolkit.checks import positive
+from toolkit.checks import flag, positive
 from toolkit.dynamics import _optimizers, _prediction, _step
 from toolkit.dynamics._mass_flow import displacement_verdict, mass_flow
 from toolkit.dynamics._single_token import SingleTokenTheory, single_token_theory
@@ -178,6 +178,7 @@ def train(
     """
     from tqdm.auto import tqdm
 
+    flag("progress", progress)
     run = TrainingRun(policy, pairs, lr=lr, steps=steps, **options)
     try:
         with tqdm(total=steps, desc="training", unit="step", disable=not progress) as bar:

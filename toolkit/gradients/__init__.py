@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.checks import check_seed, shown, whole
+from toolkit.checks import check_seed, flag, shown, whole
 from toolkit.gradients import _autograd, _response_gram, _ways
 from toolkit.gradients._batching import fitting, longest
 from toolkit.gradients._findings import names, plan_for
@@ -81,6 +81,7 @@ def pair_stats(
     found = encoded_pairs(policy, pairs, on_error)
     encoded = found.pairs
     order = sorted(range(len(encoded)), key=lambda i: longest(encoded[i]))
+    flag("progress", progress)
     options = {
         "params": params,
         "metric": metric,
@@ -192,6 +193,7 @@ def token_matrix(
     """
     from tqdm.auto import tqdm
 
+    flag("progress", progress)
     enc, task = encoded_pair(policy, pair), _Task(policy, params, metric)
     rows = sequences([enc])
     with tqdm(desc="token gradients", unit="block", disable=not progress) as bar:
@@ -252,6 +254,7 @@ def gram(
 
     whole("memory", memory, unit="number of bytes")
     check_seed(seed)
+    flag("progress", progress)
     if projection is not None:
         whole("projection", projection)
     given = encoded_pairs(policy, pairs, on_error)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from toolkit.checks import shown
 from toolkit.hub import hub_folder
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
@@ -28,9 +29,9 @@ def model_folder(name_or_path) -> Path:
             f"a model is given by name or folder, received {type(name_or_path).__name__}"
         )
     path = Path(name_or_path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
         return path
-    if path.exists():
+    if os.path.exists(path):
         raise ValueError(f"{str(path)!r} is a file; a model is given by its folder or hub name")
     if _looks_like_a_path(name_or_path):
         raise ValueError(f"no model folder at {os.fspath(name_or_path)!r}")
@@ -201,12 +202,12 @@ def _refuse_other_matrices(adapted, file: Path) -> None:
 
 
 def to_dtype(dtype):
-    if dtype == "auto":
+    if isinstance(dtype, str) and dtype == "auto":
         return dtype
     found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(
-            f"dtype={dtype!r} is unknown; allowed: 'auto', 'float32', 'float64', 'bfloat16', "
+            f"dtype={shown(dtype)} is unknown; allowed: 'auto', 'float32', 'float64', 'bfloat16', "
             "'float16' or a floating-point torch.dtype"
         )
     return found
@@ -218,7 +219,7 @@ def to_device(device) -> torch.device:
     try:
         found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"device={device!r} cannot be used: {first_line(error)}") from None
+        raise ValueError(f"device={shown(device)} cannot be used: {first_line(error)}") from None
     if found.type == "meta":
         raise ValueError("device='meta' cannot be used: it holds no values")
     return found

@@ -107,7 +107,10 @@ def check_pairs(pairs: Any, name: str = "pairs", *, text: bool = False) -> list:
     if single or not isinstance(pairs, Iterable):
         load = shown(pairs) if isinstance(pairs, str) else "..."
         raise ValueError(f"{asked}, received {type(pairs).__name__}: use tk.load_pairs({load})")
-    items = list(pairs)
+    try:
+        items = list(pairs)
+    except TypeError:  # an array without a dimension
+        raise ValueError(f"{asked}, received {shown(pairs)}") from None
     if not items:
         raise ValueError(f"{name} is empty: {asked}")
     for i, item in enumerate(items):

@@ -71,8 +71,6 @@ def load_pairs(
         ('Is it fine?', ' Yes', ' No')
     """
     choice("on_error", on_error, ("raise", "skip"))
-    if not isinstance(split, str):
-        raise ValueError(f"split: got {shown(split)}; allowed is the name of a split, as text")
     whole("limit", limit, optional=True)
     pairs: list[PreferencePair] = []
     skipped: list[tuple[int, str | None, str]] = []

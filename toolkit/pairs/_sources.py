@@ -32,6 +32,8 @@ def shipped_names() -> list[str]:
 
 def read_rows(source: Any, split: str) -> Rows:
     """Return an iterator over the rows of any source that `load_pairs` names."""
+    if not isinstance(split, str):
+        raise ValueError(f"split: got {shown(split)}; allowed is the name of a split, as text")
     datasets = sys.modules.get("datasets")  # an object of it exists only where it is imported
     if isinstance(source, str):
         source = resolve(source)

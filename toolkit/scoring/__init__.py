@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from toolkit.checks import flag, shown
 from toolkit.model import Params, Policy, load_model
 from toolkit.model.inputs import check_policy
 from toolkit.scoring._export import export_pairs
@@ -101,6 +102,7 @@ def score_pairs(
         >>> scores.columns[:4].tolist(), len(scores)
         (['row', 'id', 'error', 'ches'], 4)
     """
+    flag("progress", progress)
     named = isinstance(policy, str | os.PathLike)
     policy = policy if named else check_policy(policy)
     settings = Settings(measures, loss, params, rows_per_part, batch_size, on_error, hparams)
@@ -126,4 +128,6 @@ def read_scores(out: str | os.PathLike, *, columns: Sequence[str] | None = None)
     Example:
         >>> read_scores("scores.parquet")  # doctest: +SKIP
     """
+    if columns is not None and not isinstance(columns, list | tuple | pd.Index):
+        raise ValueError(f"columns must be a list of names, received {shown(columns)}")
     return read(Store(out), None if columns is None else list(columns))

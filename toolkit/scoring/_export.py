@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from toolkit.checks import choice, file_path, flag
+from toolkit.model.inputs import check_pairs
 from toolkit.pairs import PreferencePair
 
 FORMATS = ("jsonl", "parquet", "datasets")
@@ -57,12 +59,15 @@ def export_pairs(
         >>> export_pairs([PreferencePair("a", "Is it fine?", " Yes", " No")])
         [{'id': 'a', 'prompt': 'Is it fine?', 'chosen': ' Yes', 'rejected': ' No'}]
     """
+    if path is not None:
+        path = file_path("path", path)
+    flag("overwrite", overwrite)
     format = _format_of(path, format)
-    if path is not None and Path(path).exists() and not overwrite:
+    if path is not None and path.exists() and not overwrite:
         raise ValueError(
             f"path: {str(path)!r} exists already; give overwrite=True to replace it, or another"
         )
-    rows = [_row(i, pair, format) for i, pair in enumerate(pairs)]
+    rows = [_row(i, pair, format) for i, pair in enumerate(check_pairs(pairs, text=True))]
     if format == "jsonl":
         if path is None:
             return rows
@@ -81,8 +86,7 @@ def export_pairs(
 
 
 def _format_of(path: str | os.PathLike | None, format: str | None) -> str:
-    if format not in (None, *FORMATS):
-        raise ValueError(f"format: got {format!r}; allowed are {', '.join(FORMATS)}")
+    choice("format", format, (None, *FORMATS))
     if path is None:
         return format or "jsonl"
     suffix = Path(path).suffix.lower()

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from toolkit.checks import file_path
 from toolkit.scoring._score_files import identity, label_of, read_table, write_whole
 from toolkit.scoring._score_input import InputLog
 from toolkit.scoring._score_key import differences
@@ -40,9 +41,7 @@ class Store:
     """
 
     def __init__(self, out: str | os.PathLike) -> None:
-        if not isinstance(out, str | os.PathLike):
-            raise ValueError(f"out must be a path that ends in .parquet, received {out!r}")
-        self.out = Path(out).expanduser()
+        self.out = file_path("out", out)
         if self.out.suffix != ".parquet":
             raise ValueError(f"out must end in .parquet, received {str(out)!r}")
         self.folder = self.out.with_name(self.out.name + ".parts")

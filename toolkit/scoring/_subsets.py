@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 
+from toolkit.checks import is_finite_number, shown
+from toolkit.model.inputs import check_pairs
 from toolkit.pairs import PairList, PreferencePair
 
 
@@ -63,10 +66,12 @@ def quantile_subsets(
     """
     values = _values(scores, by)
     if isinstance(size, bool) or not isinstance(size, int) or size < 2:
-        raise ValueError(f"size must be a whole number from 2 up, received {size!r}")
-    bad = [q for q in quantiles if not 0 <= q <= 1]
+        raise ValueError(f"size must be a whole number from 2 up, received {shown(size)}")
+    if not isinstance(quantiles, list | tuple | range | np.ndarray):
+        raise ValueError(f"quantiles must be a list of numbers, received {shown(quantiles)}")
+    bad = [q for q in quantiles if not is_finite_number(q) or not 0 <= q <= 1]
     if bad:
-        raise ValueError(f"quantiles must lie in [0, 1], received {bad[0]!r}")
+        raise ValueError(f"quantiles must lie in [0, 1], received {shown(bad[0])}")
     ranked = scores.loc[values.dropna().sort_values(kind="stable").index]
     lost = scores.loc[values.isna(), "id"].tolist() if "id" in scores else []
     subsets = {}
@@ -113,9 +118,9 @@ def filter_pairs(
         >>> [pair.id for pair in kept], kept.dropped["id"].tolist()
         (['b', 'd'], ['a', 'c'])
     """
-    pairs = list(pairs)
-    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep <= 1:
-        raise ValueError(f"keep must be a share in (0, 1], received {keep!r}")
+    pairs = check_pairs(pairs, text=True)
+    if not is_finite_number(keep) or isinstance(keep, bool) or not 0 < keep <= 1:
+        raise ValueError(f"keep must be a share in (0, 1], received {shown(keep)}")
     table = _matched(pairs, scores, by)
     strata = _strata(pairs, table, stratify)
     kept: set[int] = set()
@@ -161,9 +166,11 @@ def length_confound(scores: pd.DataFrame, by: str = "ln_ches") -> float:
 
 
 def _values(scores: pd.DataFrame, by: str) -> pd.Series:
-    numbers = [name for name in scores if pd.api.types.is_numeric_dtype(scores[name])]
-    if by not in numbers:
-        raise ValueError(f"by: {by!r} is no column of numbers; there are {', '.join(numbers)}")
+    if not isinstance(scores, pd.DataFrame):
+        raise ValueError(f"scores must be a frame, such as score_pairs gives; got {shown(scores)}")
+    numbers = [str(name) for name in scores if pd.api.types.is_numeric_dtype(scores[name])]
+    if not isinstance(by, str) or by not in numbers:
+        raise ValueError(f"by: {shown(by)} is no column of numbers; there are {', '.join(numbers)}")
     values = scores[by].astype("float64").reset_index(drop=True)
     values.index = scores.index
     if not values.notna().any():
@@ -190,6 +197,8 @@ def _matched(pairs: list[PreferencePair], scores: pd.DataFrame, by: str) -> pd.D
 def _strata(pairs: list[PreferencePair], table: pd.DataFrame, name: str | None) -> pd.Series:
     if name is None:
         return pd.Series(0, index=table.index)
+    if not isinstance(name, str):
+        raise ValueError(f"stratify must be None or a name, received {shown(name)}")
     if name in table:
         return table[name]
     if not any(name in pair.meta for pair in pairs):

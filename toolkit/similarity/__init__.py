@@ -87,6 +87,7 @@ def similarity(
     from tqdm.auto import tqdm
 
     flag("head_slack", head_slack)
+    flag("progress", progress)
     if batch_size is not None:
         whole("batch_size", batch_size)
     given = encoded_pairs(policy, pairs, on_error)
