@@ -19,6 +19,7 @@ def picture():
     if not picture.live:
         pytest.skip("ipympl is not installed")
     picture.figure.subplots().plot([0, 1])
+    picture.figure.canvas.draw()  # the first drawing looks for fonts, and takes long
     yield picture
     picture.widget.close()
 
