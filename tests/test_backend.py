@@ -21,7 +21,7 @@ def outputs(*sources: str) -> list[list]:
     """Run cells in a kernel of their own and return the outputs of each."""
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=1200, kernel_name="python3").execute()
     return [cell["outputs"] for cell in notebook.cells]
 
 

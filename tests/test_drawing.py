@@ -47,25 +47,25 @@ def test_no_other_thread_draws_while_a_figure_is_changed(picture, draw):
         thread = in_thread(draw, picture)
         thread.join(0.3)
         assert thread.is_alive()
-    thread.join(60)
+    thread.join(600)
     assert not thread.is_alive()
 
 
 def test_a_figure_is_not_changed_while_another_thread_draws_it(picture):
     drawing, go_on, changed = threading.Event(), threading.Event(), threading.Event()
-    picture.figure.canvas.mpl_connect("draw_event", lambda _: (drawing.set(), go_on.wait(60)))
+    picture.figure.canvas.mpl_connect("draw_event", lambda _: (drawing.set(), go_on.wait(600)))
 
     def change():
         with picture.changing():
             changed.set()
 
     browser = in_thread(picture.figure.canvas._handle_message, picture.widget, DRAW, [])
-    assert drawing.wait(60)
+    assert drawing.wait(600)
     other = in_thread(change)
     assert not changed.wait(0.3)
     go_on.set()
-    browser.join(60)
-    other.join(60)
+    browser.join(600)
+    other.join(600)
     assert changed.is_set()
 
 
@@ -86,7 +86,7 @@ def test_a_click_calls_back_when_the_figure_is_free_again(picture):
 
     def clicked(event):
         thread = in_thread(picture.redraw)
-        thread.join(60)
+        thread.join(600)
         free.append(not thread.is_alive())
 
     picture.connect("button_press_event", clicked)
@@ -105,6 +105,6 @@ def test_quiet_is_of_one_thread():
     quiet, elsewhere = Quiet(), []
     with quiet:
         with quiet:
-            in_thread(lambda: elsewhere.append(bool(quiet))).join(60)
+            in_thread(lambda: elsewhere.append(bool(quiet))).join(600)
         assert quiet
     assert not quiet and elsewhere == [False]

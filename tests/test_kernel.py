@@ -13,7 +13,7 @@ import pytest
 from jupyter_client import KernelManager
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 120  # seconds for an answer of the kernel
+PATIENCE = 600  # seconds for an answer of the kernel
 PICKS = 5
 
 PREPARE = """

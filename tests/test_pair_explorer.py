@@ -450,7 +450,7 @@ def test_a_pick_that_waits_for_the_model_says_so(policy, explorer):
     pick = {"target": setattr, "args": (view(explorer)._choose, "value", 4), "daemon": True}
     threads.append(threading.Thread(**pick))
     threads[1].start()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     while note.value == said and time.monotonic() < until:
         time.sleep(0.01)
     assert note.value == "waiting: the model is measuring for another cell"

@@ -17,7 +17,7 @@ from toolkit.gradients import iter_pair_stats
 from toolkit.model import turns
 from toolkit.model.turns import alone, told_of_waiting
 
-PATIENCE = 60  # seconds after which a thread that should go on is given up
+PATIENCE = 600  # seconds after which a thread that should go on is given up
 
 
 def numbers(frame):
