@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from toolkit.gradients import _autograd, _findings, _passes, _rules, _tangents, _token_gram
-from toolkit.model._forward import padded_ids, scored_logps, sequences
+from toolkit.model.forward import padded_ids, scored_logps, sequences
+from toolkit.model.parameters import only
 
 SAMPLE = 4  # tokens whose contributions the one-backward-per-token method really finds
 HELD = 8  # token gradients that the official token matrix really forms and holds
@@ -213,7 +214,7 @@ def jvp_tokens(model, batch) -> np.ndarray:
 def official_tokens(model, batch) -> Estimate:
     """One backward per token, each compared with both gradients."""
     selected, rows = parameters(model), sequences(batch[:1])
-    with _passes.only(model, selected):
+    with only(model, selected):
         start = time.perf_counter()
         logps = scored_logps(model, rows)
         sides = [_autograd.gradient(side.sum(), selected, retain=True) for side in logps]
@@ -269,7 +270,7 @@ def official_matrix_in_blocks(model, batch) -> Estimate:
 def _gradient_costs(model, enc) -> tuple[float, float]:
     """Seconds of the forward passes, and of one token's gradient, formed, held and stacked."""
     selected, rows = parameters(model), sequences([enc])
-    with _passes.only(model, selected):
+    with only(model, selected):
         start = time.perf_counter()
         logps = torch.cat(scored_logps(model, rows))
         fixed = time.perf_counter() - start
@@ -338,7 +339,7 @@ class Oracle:
 
     def _gradients(self, enc) -> list[list[torch.Tensor]]:
         selected = parameters(self.model)
-        with _passes.only(self.model, selected):
+        with only(self.model, selected):
             return [
                 _autograd.gradient(scored_logps(self.model, [row])[0].sum(), selected)
                 for row in sequences([enc])
@@ -388,7 +389,7 @@ class Oracle:
 
     def _some_tokens(self) -> list[list[torch.Tensor]]:
         selected = parameters(self.model)
-        with _passes.only(self.model, selected):
+        with only(self.model, selected):
             logps = scored_logps(self.model, sequences(self.batch[:1]))[0]
             return [_autograd.gradient(logps[t], selected, retain=True) for t in range(2)]
 

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 import toolkit as tk
-from toolkit.gradients import _ways
-from toolkit.model._forward import evaluation, sequences
+from toolkit.gradients import fallback
+from toolkit.model.forward import evaluation, sequences
 
 WIDE = {**shapes.BASE, "num_key_value_heads": 4}
 LATENT = {
@@ -129,7 +129,7 @@ def test_every_family_is_exact(family, dtype):
     ]
     flat = torch.cat([m.flatten() for m in move]).double()
     with evaluation(policy.model):
-        along = _ways.directional_logps(policy.model, sequences([pair]), named, move)
+        along = fallback.directional_logps(policy.model, sequences([pair]), named, move)
     error = (torch.cat(list(along)).double() - every @ flat).abs()
     assert torch.all(error <= close * norm * flat.norm())
     assert policy.model.config._experts_implementation == experts

@@ -10,8 +10,8 @@ import torch
 
 import toolkit as tk
 from toolkit import gradients
-from toolkit.gradients import _batching, _findings, _response_gram, _token_gram
-from toolkit.model import _forward
+from toolkit.gradients import _findings, _token_gram, per_pair, response_gram
+from toolkit.model import batching, forward
 
 SHAPES = list(shapes.CONFIGS)
 
@@ -137,7 +137,7 @@ def test_token_matrix_does_not_depend_on_its_blocks():
     policy, pair = shapes.policy("gpt2"), shapes.ragged_pairs()[0]
     whole = tk.token_matrix(policy, pair).matrix
     plan = _findings.plan_for(policy.model, policy.parameters_in("all"))
-    rows = _forward.sequences([pair])
+    rows = forward.sequences([pair])
     _, blocked = _token_gram.token_gram(policy.model, plan, rows, memory=1)
     np.testing.assert_allclose(blocked, whole, rtol=1e-9)
 
@@ -192,7 +192,7 @@ def test_batches_fill_a_memory_budget():
 
     def sizes(room, size=None):
         device = torch.device("cpu")
-        return [len(b) for b in _batching.fitting(pairs, size, 10, device, 10 * room)]
+        return [len(b) for b in batching.fitting(pairs, size, 10, device, 10 * room)]
 
     assert sizes(2 * 3 * 5) == [3, 1]
     assert sizes(2 * 4 * 10) == [4]
@@ -370,9 +370,9 @@ def test_gram_holds_no_more_gradients_than_it_was_allowed(monkeypatch):
 
     def counting(gradients):
         held.append(live_bytes() - before)
-        return _response_gram.flat_products(gradients, gradients)
+        return response_gram.flat_products(gradients, gradients)
 
-    monkeypatch.setattr(_response_gram, "exact", counting)
+    monkeypatch.setattr(response_gram, "exact", counting)
     before = live_bytes()
     tk.gram(policy, pairs, memory=memory, batch_size=2, progress=False)
     one = sum(p.numel() * p.element_size() for p in policy.model.parameters())
@@ -522,7 +522,7 @@ def test_other_runtime_errors_are_not_swallowed(monkeypatch):
     def broken(*_):
         raise RuntimeError("shape mismatch")
 
-    monkeypatch.setattr(gradients, "_measure", broken)
+    monkeypatch.setattr(per_pair, "_measure", broken)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         tk.pair_stats(shapes.policy("gpt2"), shapes.ragged_pairs(), progress=False)
 

@@ -12,7 +12,7 @@ import toolkit as tk
 from toolkit.dynamics._mass_flow import displacement_verdict, mass_flow
 from toolkit.dynamics._single_token import single_token_theory
 from toolkit.losses import quantities
-from toolkit.model._tokens import legible_texts
+from toolkit.model.tokens import legible_texts
 
 SHAPES = ["gpt2", "llama", "qwen2"]
 # Their norms compute in float32 whatever the weights are.

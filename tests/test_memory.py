@@ -13,8 +13,8 @@ import shapes
 import torch
 
 import toolkit as tk
-from toolkit.model._memory import in_halves, is_out_of_memory
-from toolkit.similarity import _trunk
+from toolkit.model.batching import in_halves, is_out_of_memory
+from toolkit.similarity import _head_states
 
 # Run in a process of its own, whose address space soon ends after what one pair needs.
 CHILD = """
@@ -52,8 +52,8 @@ def measured(rooms):
     limit(rooms[1])
     return stats.inner.tolist(), tk.similarity(policy, pairs, progress=False)["ches"].tolist()
 
-count(import_module("toolkit.gradients"), "_measure")
-count(import_module("toolkit.similarity"), "pair_states")
+count(import_module("toolkit.gradients.per_pair"), "_measure")
+count(import_module("toolkit.similarity.ches"), "pair_states")
 whole, halved = measured([9000, 9000]), measured([250, 80])
 print(json.dumps([whole, halved, tries]))
 """
@@ -135,14 +135,14 @@ def test_nothing_of_a_failed_try_is_held():
 def test_memory_says_nothing_about_a_layout(monkeypatch):
     """A slower layout would be remembered for the model because memory was short once."""
     policy, full = shapes.policy("llama"), [True]
-    packed = _trunk.packed
+    packed = _head_states.packed
 
     def short(*args):
         if full.pop() if full else False:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
         return packed(*args)
 
-    monkeypatch.setattr(_trunk, "packed", short)
+    monkeypatch.setattr(_head_states, "packed", short)
     found = tk.similarity(policy, shapes.ragged_pairs(), progress=False)
     assert np.isfinite(found["ches"]).all()
-    assert _trunk.layout_for(policy.model, 4) is short
+    assert _head_states.layout_for(policy.model, 4) is short

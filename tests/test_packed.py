@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, MambaConfig, MistralConfig
 
 import toolkit as tk
-from toolkit.similarity import _trunk
+from toolkit.similarity import _head_states
 from toolkit.similarity._packed import packed_inputs, packed_length, shared_length, unpacked
 
 BASE = {"vocab_size": shapes.VOCAB, "hidden_size": 24, "num_hidden_layers": 2}
@@ -51,7 +51,7 @@ def long_pairs():
 
 def bare_states(model, pair):
     """The states of each response by the model's own trunk, one sequence at a time."""
-    with torch.no_grad(), _trunk.evaluation(model):
+    with torch.no_grad(), _head_states.evaluation(model):
         return [model.base_model(i[None]).last_hidden_state[0] for i, _ in reference.sides(pair)]
 
 
@@ -108,7 +108,7 @@ def test_every_layout_gives_the_bare_states(shape, attention):
     if attention == "eager":
         model.set_attn_implementation(attention)
     pairs = [*shapes.ragged_pairs(), *long_pairs()]
-    for layout in (_trunk.packed, _trunk.padded, _trunk.alone):
+    for layout in (_head_states.packed, _head_states.padded, _head_states.alone):
         assert_bare(model, pairs, layout(model, pairs), 1e-9 if shape == "gpt2" else 1e-5)
 
 
@@ -117,10 +117,10 @@ def test_every_layout_gives_the_bare_states(shape, attention):
 def test_these_models_are_packed(shape, dtype):
     """A probe that is too strict would be slow in silence."""
     model = shapes.model(shape, dtype)
-    assert _trunk.layout_for(model, 20) is _trunk.packed
+    assert _head_states.layout_for(model, 20) is _head_states.packed
     pairs = long_pairs()
     close = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
-    assert_bare(model, pairs, _trunk.pair_states(model, pairs), close)
+    assert_bare(model, pairs, _head_states.pair_states(model, pairs), close)
 
 
 @pytest.mark.parametrize(
@@ -135,18 +135,19 @@ def test_these_models_are_packed(shape, dtype):
 def test_models_that_cannot_be_packed_are_padded(build, monkeypatch):
     """Found by the description of the model, and by the probe alone as well."""
     model, pairs = build(), long_pairs()
-    assert _trunk.layout_for(model, 20) is _trunk.padded
-    assert_bare(model, pairs, _trunk.pair_states(model, pairs), 1e-5)
-    monkeypatch.setattr(_trunk, "_may_pack", lambda model, length: True)
-    _trunk._measured.clear()
-    assert _trunk.layout_for(model, 20) is _trunk.padded
+    assert _head_states.layout_for(model, 20) is _head_states.padded
+    assert_bare(model, pairs, _head_states.pair_states(model, pairs), 1e-5)
+    monkeypatch.setattr(_head_states, "_may_pack", lambda model, length: True)
+    _head_states._measured.clear()
+    assert _head_states.layout_for(model, 20) is _head_states.padded
 
 
 def test_a_window_matters_only_for_longer_rows():
     model = mistral(100)
-    found = {n: _trunk.layout_for(model, n) for n in (120, 101, 90, 60, 20)}
-    assert [n for n, layout in found.items() if layout is _trunk.packed] == [60, 20]
-    assert [_trunk.layout_for(mistral(100), n) for n in (100, 50)] == [_trunk.packed] * 2
+    found = {n: _head_states.layout_for(model, n) for n in (120, 101, 90, 60, 20)}
+    assert [n for n, layout in found.items() if layout is _head_states.packed] == [60, 20]
+    found = [_head_states.layout_for(mistral(100), n) for n in (100, 50)]
+    assert found == [_head_states.packed] * 2
 
 
 def test_a_description_speaks_where_the_weights_are_silent_still():
@@ -155,17 +156,17 @@ def test_a_description_speaks_where_the_weights_are_silent_still():
     with torch.no_grad():
         for block in model.model.layers:
             block.self_attn.o_proj.weight.zero_()
-    assert _trunk.layout_for(model, 20) is _trunk.padded
+    assert _head_states.layout_for(model, 20) is _head_states.padded
 
 
 def test_rotary_frequencies_that_grow_with_the_row_are_run_alone():
     """Padding alone changes such a model, and so does every longer row that it saw before."""
     model = growing_rope()
-    assert _trunk.layout_for(model, 16) is _trunk.alone
+    assert _head_states.layout_for(model, 16) is _head_states.alone
     grown = shapes.encoded("grown", [3], [40, 0], list(range(10, 25)))
     later = shapes.encoded("later", [4, 4, 0, 6], [20, 21, 22, 0, 9], [20, 21, 23, 7])
     for pair in (grown, later, grown, *shapes.ragged_pairs()):
-        (found,) = _trunk.pair_states(model, [pair])
+        (found,) = _head_states.pair_states(model, [pair])
         for got, (ids, _) in zip(found, reference.sides(pair), strict=True):
             with torch.no_grad():
                 fresh = growing_rope().base_model(ids[None]).last_hidden_state[0]
@@ -182,8 +183,8 @@ def test_a_model_that_refuses_a_mask_of_four_dimensions_is_padded():
         return forward(*args, **options)
 
     model.model.forward = refusing
-    assert _trunk.layout_for(model, 20) is _trunk.padded
-    states = _trunk.pair_states(model, pairs)
+    assert _head_states.layout_for(model, 20) is _head_states.padded
+    states = _head_states.pair_states(model, pairs)
     model.model.forward = forward
     assert_bare(model, pairs, states, 1e-6)
 
@@ -197,8 +198,8 @@ def test_a_model_that_ignores_a_mask_of_four_dimensions_is_padded():
         return forward(*args, attention_mask=None, **options)
 
     model.model.forward = ignoring
-    assert _trunk.layout_for(model, 20) is _trunk.padded
-    assert_bare(model, pairs, _trunk.pair_states(model, pairs), 1e-6)
+    assert _head_states.layout_for(model, 20) is _head_states.padded
+    assert_bare(model, pairs, _head_states.pair_states(model, pairs), 1e-6)
 
 
 # --- the answer is remembered ---
@@ -213,35 +214,35 @@ def calls_of(model):
 
 def test_the_probe_is_run_once_for_a_model():
     model = shapes.model("gpt2")
-    _trunk.layout_for(model, 40)
+    _head_states.layout_for(model, 40)
     calls = calls_of(model)
     for length in (2, 40, 64):
-        assert _trunk.layout_for(model, length) is _trunk.packed
+        assert _head_states.layout_for(model, length) is _head_states.packed
     assert not calls
-    _trunk.layout_for(model.float(), 40)
+    _head_states.layout_for(model.float(), 40)
     model.set_attn_implementation("eager")
     seen = len(calls)
-    _trunk.layout_for(model, 40)
+    _head_states.layout_for(model, 40)
     assert 0 < seen < len(calls)
 
 
 def test_a_forgotten_model_is_not_kept_alive():
     model = shapes.model("gpt2")
-    _trunk.layout_for(model, 10)
-    assert model in _trunk._measured
-    kept = len(_trunk._measured)
+    _head_states.layout_for(model, 10)
+    assert model in _head_states._measured
+    kept = len(_head_states._measured)
     del model
     gc.collect()
-    assert len(_trunk._measured) < kept
+    assert len(_head_states._measured) < kept
 
 
 @pytest.mark.parametrize("length", [2, 3, 5, 64])
 def test_the_probe_fits_the_context(length):
     """Two tokens are the shortest pair; the longest row may fill all positions."""
-    for pair in (pair for batch in _trunk._probes(length, shapes.VOCAB) for pair in batch):
+    for pair in (pair for batch in _head_states._probes(length, shapes.VOCAB) for pair in batch):
         assert max(len(pair.chosen_ids), len(pair.rejected_ids)) <= length
         assert pair.chosen_mask.any() and pair.rejected_mask.any()
     policy = shapes.policy("gpt2")
     rows = [1] * (length - 1), [2] * (length - 1)
-    assert _trunk.layout_for(policy.model, length) is _trunk.packed
+    assert _head_states.layout_for(policy.model, length) is _head_states.packed
     assert tk.similarity(policy, shapes.encoded("p", [3], *rows), progress=False).shape[0] == 1

@@ -19,12 +19,13 @@ from transformers import (
 )
 
 import toolkit as tk
-from toolkit.similarity import _edit_distance, _trunk, ches_tokens
-from toolkit.similarity._trunk import head_inputs
+from toolkit.similarity import _head_slack, _head_states, ches_tokens
+from toolkit.similarity._head_states import head_inputs
+from toolkit.similarity.ches import _edit_distance
 
 SHAPES = list(shapes.CONFIGS)
 # The façade gives the function of that name, never the module.
-MODULE = import_module("toolkit.similarity")
+MODULE = import_module("toolkit.similarity.ches")
 SCORES = ["ches", "ln_ches", "neg_edit_distance", "last_hidden_inner"]
 
 
@@ -140,7 +141,7 @@ def test_a_sliding_window_is_kept():
     pair = shapes.encoded("p", [5, 9, 3, 30, 31], [11, 7, 8, 2, 40, 41], [12, 7, 8, 2, 9])
     expected, _ = reference.ches(reference.double(model), pair)
     assert row(policy, pair).ches == pytest.approx(expected, rel=1e-5)
-    lifted = MODULE._scores(pair, *_trunk.packed(model, [pair]))["ches"]
+    lifted = MODULE._scores(pair, *_head_states.packed(model, [pair]))["ches"]
     assert abs(lifted - expected) > 1e-2 * abs(expected)
 
 
@@ -377,7 +378,7 @@ def untied(**options):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_head_slack_is_the_slack_of_the_head(dtype, chunk, monkeypatch):
     """Against the gradient products, and however the vocabulary is cut."""
-    monkeypatch.setattr(MODULE, "_VOCABULARY_CHUNK", chunk)
+    monkeypatch.setattr(_head_slack, "VOCABULARY_CHUNK", chunk)
     policy, pairs = shapes.policy("llama", dtype), shapes.ragged_pairs()
     frame = tk.similarity(policy, pairs, head_slack=True, progress=False)
     stats = tk.pair_stats(policy, pairs, params="head", progress=False)

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import toolkit as tk
-from toolkit.model._tokens import legible_texts, token_texts
+from toolkit.model.tokens import legible_texts, token_texts
 
 TEXTS = {
     "hebrew": " שלום עולם",

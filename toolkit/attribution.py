@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from toolkit.checks import choice, whole
 from toolkit.model import Labels, Policy
-from toolkit.model._forward import Row, evaluation, sequences
-from toolkit.model._tokens import token_texts
+from toolkit.model.forward import Row, evaluation, sequences
 from toolkit.model.inputs import encoded_pair
+from toolkit.model.tokens import token_texts
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PairError, PreferencePair
 

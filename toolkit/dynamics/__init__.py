@@ -13,15 +13,17 @@ from torch import Tensor
 from toolkit.checks import flag, positive
 from toolkit.dynamics import _optimizers, _prediction, _step
 from toolkit.dynamics._mass_flow import displacement_verdict, mass_flow
+from toolkit.dynamics._optimizers import NAMES as OPTIMIZERS
 from toolkit.dynamics._single_token import SingleTokenTheory, single_token_theory
 from toolkit.dynamics._training import TrainingRun
 from toolkit.dynamics._trajectory import StepRecord, Trajectory
-from toolkit.gradients import Pairs
 from toolkit.losses import check_loss
 from toolkit.model import Params, Policy
+from toolkit.model.inputs import Pairs
 from toolkit.model.turns import alone
 
 __all__ = [
+    "OPTIMIZERS",
     "SingleTokenTheory",
     "StepRecord",
     "TrainingRun",

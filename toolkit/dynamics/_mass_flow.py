@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from toolkit.checks import shown, whole
 from toolkit.model import Policy
-from toolkit.model._forward import evaluation, response_logits
-from toolkit.model._tokens import legible_texts
+from toolkit.model.forward import evaluation, response_logits
 from toolkit.model.inputs import check_policy, encoded_pair
+from toolkit.model.tokens import legible_texts
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from toolkit.dynamics._mass_flow import contrast, next_token_logps, project
 from toolkit.losses import LossWeights, check_loss, loss_weights
 from toolkit.model import Labels, Policy, reference
-from toolkit.model._forward import evaluation, response_logits
-from toolkit.model._tokens import legible_texts
+from toolkit.model.forward import evaluation, response_logits
 from toolkit.model.inputs import encoded_pair
+from toolkit.model.tokens import legible_texts
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.gradients import _autograd, _ways
-from toolkit.gradients._batching import longest
-from toolkit.gradients._passes import only
-from toolkit.gradients._plan import Parameters
+from toolkit.gradients.fallback import directional_logps
 from toolkit.losses import LossWeights, loss_weights
 from toolkit.model import Params, Policy, reference, reference_logps
-from toolkit.model._forward import (
+from toolkit.model.batching import longest
+from toolkit.model.forward import (
     Row,
+    Scorer,
     evaluation,
     padded_ids,
     response_logits,
@@ -25,6 +24,7 @@ from toolkit.model._forward import (
     sequences,
 )
 from toolkit.model.inputs import Skipped, encoded_pairs, skipped_pairs
+from toolkit.model.parameters import Parameters, only
 from toolkit.pairs import EncodedPair
 
 SIDES = ("chosen", "rejected")
@@ -195,7 +195,7 @@ def token_logps(policy: Policy, batch, values: Values | None = None) -> list[Ten
         if values is None:
             return scored_logps(model, rows)
         named = {f"model.{name}": v for name, v in values.items()}
-        return torch.func.functional_call(_autograd.Scorer(model, rows), named, ())
+        return torch.func.functional_call(Scorer(model, rows), named, ())
 
     with evaluation(model), torch.no_grad():
         return by_parts(policy, batch, run)
@@ -217,9 +217,7 @@ def directional(policy: Policy, batch, values: Values, move: Values) -> list[Ten
     """
     model, at, direction = policy.model, dict(values), [move[name] for name in values]
     with only(model, {}), evaluation(model):
-        return by_parts(
-            policy, batch, lambda rows: _ways.directional_logps(model, rows, at, direction)
-        )
+        return by_parts(policy, batch, lambda rows: directional_logps(model, rows, at, direction))
 
 
 def distributions(model: nn.Module, rows) -> list[tuple[Tensor, Tensor]]:

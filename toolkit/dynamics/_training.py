@@ -17,9 +17,9 @@ from toolkit.dynamics._interrupts import uninterrupted
 from toolkit.dynamics._lora import trained_policy
 from toolkit.dynamics._trajectory import Divergence, StepRecord, Trajectory
 from toolkit.dynamics._watch import Watch
-from toolkit.gradients import Pairs
 from toolkit.losses import check_loss
 from toolkit.model import Params, Policy, batches
+from toolkit.model.inputs import Pairs
 from toolkit.model.turns import alone
 
 WATCHED = 8  # probes, where none are given

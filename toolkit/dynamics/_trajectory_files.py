@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from toolkit.model._checkpoints import first_line
+from toolkit.checks import one_line
 
 FORMAT = 1
 HEAD, NUMBERS = "trajectory.json", "numbers.safetensors"
@@ -62,7 +62,7 @@ def load(folder: Path) -> dict[str, object]:
             "divergence": head.get("divergence"),
         }
     except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise ValueError(f"cannot load {str(folder)!r}: {first_line(error)}") from error
+        raise ValueError(f"cannot load {str(folder)!r}: {one_line(error)}") from error
 
 
 def _write(trajectory, folder: Path) -> None:

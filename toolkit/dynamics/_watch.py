@@ -11,8 +11,8 @@ from torch import Tensor
 
 from toolkit.dynamics import _step
 from toolkit.model import Policy, reference
-from toolkit.model._forward import evaluation, sequences
-from toolkit.model._tokens import token_texts
+from toolkit.model.forward import evaluation, sequences
+from toolkit.model.tokens import token_texts
 from toolkit.pairs import EncodedPair
 
 

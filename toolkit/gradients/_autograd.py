@@ -10,10 +10,9 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from toolkit.gradients._activations import eager_experts
-from toolkit.gradients._passes import only
-from toolkit.gradients._plan import Parameters
 from toolkit.gradients._rules import dot, flat_products, tensor_products
-from toolkit.model._forward import Row, evaluation, scored_logps
+from toolkit.model.forward import Row, Scorer, evaluation, scored_logps
+from toolkit.model.parameters import Parameters, only
 from toolkit.model.turns import alone_in_process
 
 Weights = list[Tensor] | None  # a diagonal metric, in parameter order
@@ -241,14 +240,3 @@ def _attention(
     options = {"scale": scale, "enable_gqa": enable_gqa}
     given = query, key, value, attn_mask, dropout_p, is_causal
     return torch.ops.aten._scaled_dot_product_attention_math(*given, **options)[0]
-
-
-class Scorer(nn.Module):
-    """The scored forward pass as a module, so that its parameters can be replaced."""
-
-    def __init__(self, model: nn.Module, rows: Sequence[Row]):
-        super().__init__()
-        self.model, self.rows = model, rows
-
-    def forward(self) -> list[Tensor]:
-        return scored_logps(self.model, self.rows)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from toolkit.gradients._autograd import weighted_products
 from toolkit.gradients._passes import pair_products
-from toolkit.gradients._plan import Parameters, Plan, draft
-from toolkit.model._forward import Row
-from toolkit.model._memory import is_out_of_memory
+from toolkit.gradients._plan import Plan, draft
+from toolkit.model.batching import is_out_of_memory
+from toolkit.model.forward import Row
+from toolkit.model.parameters import Parameters
 
 PLAIN = (bool, int, float, str, type(None))
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

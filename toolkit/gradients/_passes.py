@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from toolkit.gradients._plan import Parameters, Plan
+from toolkit.gradients._plan import Plan
 from toolkit.gradients._rules import Use, tied_products
-from toolkit.model._forward import Row, evaluation, scored_logps
-from toolkit.model._memory import is_out_of_memory
+from toolkit.model.batching import is_out_of_memory
+from toolkit.model.forward import Row, evaluation, scored_logps
+from toolkit.model.parameters import only
 
 Consumer = Callable[[nn.Module, Use], None]
 
@@ -160,21 +161,6 @@ def joined(calls: Sequence[tuple[Tensor, Tensor]]) -> Use:
     grads = grads[0] if len(grads) == 1 else torch.cat(grads, 1)
     wide = torch.promote_types(grads.dtype, torch.float32)
     return Use(inputs.to(wide) if inputs.is_floating_point() else inputs, grads.to(wide))
-
-
-@contextlib.contextmanager
-def only(model: nn.Module, selected: Parameters) -> Iterator[None]:
-    """Let gradients flow to the selected parameters alone, and restore every flag after."""
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    wanted = {id(p) for p in selected.values()}
-    try:
-        for p, _ in flags:
-            p.requires_grad_(id(p) in wanted)
-        with torch.enable_grad():
-            yield
-    finally:
-        for p, flag in flags:
-            p.requires_grad_(flag)
 
 
 def _columns(grads: Tensor, ids: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from toolkit.gradients._rules import Embedding, Linear, Rule, rule_for
-
-Parameters = dict[str, nn.Parameter]
+from toolkit.model.parameters import Parameters
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from toolkit.gradients._activations import eager_experts, elementwise, replaced,
 from toolkit.gradients._passes import backward, widened
 from toolkit.gradients._plan import Plan
 from toolkit.gradients._rules import Linear, Use
-from toolkit.model._forward import Row, evaluation, response_logits
+from toolkit.model.forward import Row, evaluation, response_logits
 from toolkit.model.turns import alone_in_process
 
 Uses = dict[nn.Module, Use]

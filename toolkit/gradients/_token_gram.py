@@ -20,7 +20,7 @@ from toolkit.gradients._activations import slopes_kept
 from toolkit.gradients._passes import joined, recording
 from toolkit.gradients._plan import Plan
 from toolkit.gradients._rules import Embedding, Linear, Use, symmetric
-from toolkit.model._forward import Row, scored_logps
+from toolkit.model.forward import Row, scored_logps
 
 SPAN = 16  # tokens that share a graph: fewer cut off more positions, more save forward passes
 POSITIONS = 256  # positions of one backward, over all equal rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
@@ -13,12 +13,11 @@ from toolkit.checks import choice, shown
 from toolkit.pairs import EncodedPair, PairError, PreferencePair
 
 if TYPE_CHECKING:
-    from toolkit.model import Policy
+    from toolkit.model.policy import Policy
 
+Pairs = Sequence[PreferencePair | EncodedPair] | PreferencePair | EncodedPair
 ON_ERROR = ("raise", "skip")
 KINDS = (PreferencePair, EncodedPair)
-
-
 Skipped = list[dict[str, object]]  # row, id and reason of each pair left out, as attrs hold it
 
 
@@ -59,7 +58,7 @@ def check_policy(policy: Any, name: str = "policy") -> Policy:
     Raises:
         ValueError: If it is something else; the message says how to make one.
     """
-    from toolkit.model import Policy  # it imports this module
+    from toolkit.model.policy import Policy  # here: it is heavy, and checks of pairs need none
 
     if isinstance(policy, Policy):
         return policy

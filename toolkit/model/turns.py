@@ -127,7 +127,7 @@ def _tell() -> Callable[[bool], None] | None:
 
 def _modules(arguments: list) -> frozenset[Hashable]:
     """What may not be in use twice: every module, known by its identity, of the policies given."""
-    from toolkit.model import Policy
+    from toolkit.model.policy import Policy
 
     found = [getattr(a, "policy", None) if not isinstance(a, Policy) else a for a in arguments]
     policies = [policy for policy in found if isinstance(policy, Policy)]

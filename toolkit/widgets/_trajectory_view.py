@@ -8,9 +8,9 @@ from collections.abc import Callable
 import ipywidgets as w
 import numpy as np
 
-from toolkit.dynamics._optimizers import NAMES
+from toolkit.dynamics import OPTIMIZERS
 from toolkit.losses import LOSSES
-from toolkit.plots._palette import visible_token
+from toolkit.plots import visible_token
 from toolkit.widgets import _trajectory_text as text
 from toolkit.widgets._browser import Browser
 from toolkit.widgets._pair_tabs import _image
@@ -51,8 +51,8 @@ class TrajectoryView(Events):
         losses = [(name, name) for name in LOSSES]
         if callable(want.loss):
             losses.insert(0, (want.loss.__name__, want.loss))
-        optimizers = [(name, name) for name in NAMES]
-        if want.optimizer not in NAMES:
+        optimizers = [(name, name) for name in OPTIMIZERS]
+        if want.optimizer not in OPTIMIZERS:
             name = want.optimizer
             name = name if isinstance(name, str) else type(name).__name__.lower()
             optimizers.insert(0, (name, want.optimizer))

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from toolkit.gradients import _autograd, _tangents, _token_gram
 from toolkit.gradients._findings import SIDES, findings, plan_for, probe_rows, reason, slack
 from toolkit.gradients._passes import NotByRows, pair_products
-from toolkit.gradients._plan import Parameters, Plan
-from toolkit.model._forward import Row
-from toolkit.model._memory import is_out_of_memory
+from toolkit.gradients._plan import Plan
+from toolkit.model.batching import is_out_of_memory
+from toolkit.model.forward import Row
+from toolkit.model.parameters import Parameters
 
 Weights = list[Tensor] | None  # a diagonal metric, in parameter order
 Run = Callable[[Sequence[Row], Weights], tuple]

@@ -5,17 +5,101 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from toolkit.checks import check_seed, flag, whole
 from toolkit.gradients import _autograd
 from toolkit.gradients._findings import plan_for
-from toolkit.gradients._passes import backward, only
-from toolkit.gradients._plan import Parameters, Plan
+from toolkit.gradients._passes import backward
+from toolkit.gradients._plan import Plan
 from toolkit.gradients._rules import flat_products
-from toolkit.model._forward import Row, evaluation, scored_logps
+from toolkit.gradients._scope import Scope
+from toolkit.gradients.preconditioner import Metric
+from toolkit.gradients.results import Gram
+from toolkit.model import Params, Policy
+from toolkit.model.batching import batches
+from toolkit.model.forward import Row, evaluation, scored_logps, sequences
+from toolkit.model.inputs import Pairs, encoded_pairs
+from toolkit.model.parameters import Parameters, only
+from toolkit.model.turns import alone
 
 BLOCK = 1 << 14  # columns of a random projection drawn at once
+
+
+@alone
+def gram(
+    policy: Policy,
+    pairs: Pairs,
+    *,
+    params: Params = "all",
+    metric: Metric | None = None,
+    memory: int = 2 << 30,
+    projection: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    on_error: str = "raise",
+    progress: bool = True,
+) -> Gram:
+    """Return ⟨g_i, g_j⟩ over the 2N responses of N pairs: how much training one moves another.
+
+    Gradients are materialised for a slice of the parameters at a time, so that at most ``memory``
+    bytes of them are held; the bar says how many passes that takes before the first one runs.
+
+    Args:
+        policy: The model.
+        pairs: Preference pairs.
+        params: Parameter set (see ``Policy.parameters_in``).
+        metric: A diagonal metric P for ⟨·,·⟩_P; ``None``: Euclidean.
+        memory: Most bytes of gradients to hold at once.
+        projection: Number k of random directions to estimate the off-diagonal entries from;
+            ``None`` is exact. The standard error, about ``1/√k``, is in the result.
+        seed: Seed of the projection.
+        batch_size: Pairs per forward pass (default 8).
+        on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
+            leaves such pairs out and names them in ``.skipped``.
+        progress: Show a progress bar.
+
+    Raises:
+        PairError: If a pair cannot be scored.
+        ValueError: If ``params`` matches nothing, or ``memory`` or ``projection`` is not positive.
+
+    Source:
+        The kernel of arXiv 2210.05643 at the level of responses.
+
+    Example:
+        >>> import toolkit as tk
+        >>> kernel = tk.gram(tk.load_model(), tk.load_pairs("stance", limit=2), progress=False)
+        >>> kernel.matrix.shape
+        (4, 4)
+    """
+    from tqdm.auto import tqdm
+
+    whole("memory", memory, unit="number of bytes")
+    check_seed(seed)
+    flag("progress", progress)
+    if projection is not None:
+        whole("projection", projection)
+    given = encoded_pairs(policy, pairs, on_error)
+    encoded, scope = given.pairs, Scope(policy, params, metric)
+    selected = scope.selected
+    groups = slices_for(selected, 2 * len(encoded), memory)
+    rows = [sequences(batch) for batch in batches(encoded, batch_size)]
+    estimate = Projection(projection, seed) if projection else None
+    held = 8 * len(encoded) * max(sum(s.stop - s.start for s in g) for g in groups) / 2**30
+    title = f"gram: {len(groups)} passes, {held:.2g} GiB of gradients held"
+    with tqdm(total=len(groups) * len(rows), desc=title, disable=not progress) as bar:
+        contract = estimate or exact
+        found = response_gram(
+            policy.model, selected, rows, groups, contract, bar.update, scope.scales()
+        )
+    matrix = estimate.finish(found) if estimate else found
+    ids = [enc.id for enc in encoded for _ in range(2)]
+    sides = np.tile(["chosen", "rejected"], len(encoded))
+    error = projection**-0.5 if projection else 0.0
+    symmetric = (matrix + matrix.T).numpy() / 2
+    return Gram(ids, sides, symmetric, error, scope.labels, given.left_out)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,18 @@ def scored_logps(model: nn.Module, rows: Sequence[Row]) -> list[Tensor]:
     return [row[mask] for row, mask in zip(logps, masks.to(scores.device), strict=True)]
 
 
+class Scorer(nn.Module):
+    """The scored forward pass as a module, so that its parameters can be replaced."""
+
+    def __init__(self, model: nn.Module, rows: Sequence[Row]):
+        super().__init__()
+        self.model, self.rows = model, rows
+
+    def forward(self) -> list[Tensor]:
+        """Return the log-probabilities of each row's scored tokens."""
+        return scored_logps(self.model, self.rows)
+
+
 def response_logits(model: nn.Module, rows: Sequence[Row]) -> tuple[Tensor, int]:
     """Return logits of the positions that can predict a scored token, and the first position.
 
@@ -76,5 +88,6 @@ def evaluation(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def forward_arguments(model) -> frozenset[str]:
+    """Return the names of the arguments that a model's forward pass takes."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return frozenset(inspect.signature(inner.forward).parameters)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from toolkit.model._forward import Row, evaluation, forward_arguments, padded_ids, sequences
-from toolkit.model._memory import is_out_of_memory
+from toolkit.model.batching import is_out_of_memory
+from toolkit.model.forward import Row, evaluation, forward_arguments, padded_ids, sequences
 from toolkit.pairs import EncodedPair
 from toolkit.similarity._packed import States, packed_inputs, unpacked
 
@@ -46,6 +46,13 @@ def pair_states(model: nn.Module, pairs: Sequence[EncodedPair]) -> list[States]:
     """
     longest = max(len(ids) for enc in pairs for ids in (enc.chosen_ids, enc.rejected_ids))
     return layout_for(model, longest)(model, pairs)
+
+
+def predicting(enc: EncodedPair, states: States) -> list[Tensor]:
+    """Return the states at the position before each scored token of each side, in float64."""
+    masks = enc.chosen_mask, enc.rejected_mask
+    at = [mask.nonzero().squeeze(-1) - 1 for mask in masks]
+    return [h[i.to(h.device)].double() for h, i in zip(states, at, strict=True)]
 
 
 def layout_for(model: nn.Module, length: int) -> Layout:

@@ -1,17 +1,34 @@
-"""How many pairs go through the model at once: as many as a memory budget holds."""
+"""How many pairs go through the model at once, and what to do where that was too many."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
 from toolkit.checks import whole
-from toolkit.model import batches
 from toolkit.pairs import EncodedPair
 
 POSITIONS = {"cpu": 1024, "cuda": 65536}  # of one batch: more was no faster
 BUDGET = 2 << 30  # bytes on the CPU; on another device half of its memory
+Result = TypeVar("Result")
+# What torch says where it raises a bare RuntimeError: its CPU allocator on Linux, macOS and
+# Windows, the C++ runtime, and devices other than CUDA's caching allocator.
+_SAYINGS = ("defaultcpuallocator", "allocate memory", "enough memory", "out of memory", "bad_alloc")
+
+
+def batches(items: Sequence, size: int | None) -> Iterator[Sequence]:
+    """Yield consecutive slices of ``size`` items (default 8).
+
+    Raises:
+        ValueError: If ``size`` is not a positive integer.
+    """
+    size = 8 if size is None else size
+    whole("batch_size", size)
+    for i in range(0, len(items), size):
+        yield items[i : i + size]
 
 
 def longest(pair: EncodedPair) -> int:
@@ -62,3 +79,29 @@ def _budget(device: torch.device) -> int:
     if device.type != "cuda":
         return BUDGET
     return torch.cuda.get_device_properties(device).total_memory // 2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out, on any system and device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in _SAYINGS)
+
+
+def in_halves(run: Callable[[Sequence], Result], items: Sequence) -> list[Result]:
+    """Return ``[run(items)]``, or the results of its halves in order where memory runs out.
+
+    Nothing of a try that failed is held when its halves are tried.
+
+    Raises:
+        Exception: What ``run`` raises for another reason, or for a single item.
+    """
+    try:
+        return [run(items)]
+    except (MemoryError, RuntimeError) as error:
+        if len(items) == 1 or not is_out_of_memory(error):
+            raise
+    gc.collect()  # the error held its frames, and these may be in circles
+    half = len(items) // 2
+    return [found for part in (items[:half], items[half:]) for found in in_halves(run, part)]
