@@ -550,7 +550,8 @@ def test_lora_trains_its_two_matrices_alone():
     kept = trajectory.checkpoints[3]
     assert kept and all("lora_A" in name or "lora_B" in name for name in kept)
     frame = trajectory.to_frame()
-    assert (frame.query("step == 0")["reward"] == 0).all()
+    # Two passes over float64 weights: an adapter that adds nothing still changes the roundings.
+    assert (frame.query("step == 0")["reward"].abs() < 1e-12).all()
     assert frame.attrs["ref"] == "base model, adapter off"
     assert trajectory.steps_frame()["loss"].iloc[-1] < trajectory.steps_frame()["loss"].iloc[0]
     trained = dict(trajectory.policy_at(3).model.named_parameters())
