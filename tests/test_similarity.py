@@ -20,7 +20,7 @@ from transformers import (
 
 import toolkit as tk
 from toolkit.similarity import _head_slack, _head_states, ches_tokens
-from toolkit.similarity._head_states import head_inputs
+from toolkit.similarity._head_states import row_states
 from toolkit.similarity.ches import _edit_distance
 
 SHAPES = list(shapes.CONFIGS)
@@ -94,7 +94,7 @@ def test_ches_equals_its_definition(shape, dtype):
 def test_a_soft_capped_model_gives_the_state_before_its_head():
     """The logits of such a model are no product of the head, its head's input still is a state."""
     policy, pair = gemma(), shapes.ragged_pairs()[0]
-    states = head_inputs(policy.model, reference.sides(pair))
+    states = row_states(policy.model, reference.sides(pair))
     with torch.no_grad():
         for (ids, _), got in zip(reference.sides(pair), states, strict=True):
             out = policy.model(ids[None], output_hidden_states=True)

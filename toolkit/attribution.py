@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from toolkit.checks import choice, whole
 from toolkit.model import Labels, Policy
-from toolkit.model.forward import Row, evaluation, sequences
+from toolkit.model.forward import Row, evaluation, sequences, token_logps
 from toolkit.model.inputs import encoded_pair
 from toolkit.model.tokens import token_texts
 from toolkit.model.turns import alone
@@ -184,6 +184,5 @@ def _embedded_logps(model: nn.Module, embedded: Tensor, row: Row) -> Tensor:
             f"attributed: {error}"
         ) from error
     at = mask.nonzero().squeeze(-1).to(logits.device)
-    scores = logits[:, at - 1].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-    wanted = ids.to(logits.device)[at].expand(len(embedded), -1)[..., None]
-    return scores.gather(-1, wanted).sum((1, 2))
+    wanted = ids.to(logits.device)[at].expand(len(embedded), -1)
+    return token_logps(logits[:, at - 1], wanted).sum(1)

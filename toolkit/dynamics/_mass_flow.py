@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from toolkit.checks import shown, whole
 from toolkit.model import Policy
-from toolkit.model.forward import evaluation, response_logits
+from toolkit.model.forward import evaluation, log_softmax, scored_logits
 from toolkit.model.inputs import check_policy, encoded_pair
 from toolkit.model.tokens import legible_texts
 from toolkit.model.turns import alone
@@ -143,9 +143,7 @@ def displacement_verdict(frame: pd.DataFrame, *, opposite: Iterable[str] = ()) -
 def next_token_logps(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     """Return the log-distributions that predict the scored tokens, ``[scored, V]`` in float64."""
     with evaluation(model), torch.no_grad():
-        logits, start = response_logits(model, [(ids, mask)])
-    predicting = (mask.nonzero().squeeze(-1) - 1 - start).to(logits.device)
-    return logits[0, predicting].double().log_softmax(-1).cpu()
+        return log_softmax(scored_logits(model, (ids, mask)), torch.float64).cpu()
 
 
 def project(weight: Tensor, direction: Tensor) -> Tensor:

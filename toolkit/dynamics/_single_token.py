@@ -13,7 +13,7 @@ from torch import Tensor
 from toolkit.dynamics._mass_flow import contrast, next_token_logps, project
 from toolkit.losses import LossWeights, check_loss, loss_weights
 from toolkit.model import Labels, Policy, reference
-from toolkit.model.forward import evaluation, response_logits
+from toolkit.model.forward import evaluation, log_softmax, response_logits
 from toolkit.model.inputs import encoded_pair
 from toolkit.model.tokens import legible_texts
 from toolkit.model.turns import alone
@@ -221,16 +221,13 @@ def _state_and_logps(policy: Policy, enc: EncodedPair) -> tuple[Tensor, Tensor]:
     """The state that predicts the scored token, ``[d]``, and its log-distribution, ``[V]``."""
     seen = {}
     head = policy.model.get_output_embeddings()
-    hook = head.register_forward_hook(lambda _, args, out: seen.update(state=args[0], out=out))
-    try:
-        with evaluation(policy.model), torch.no_grad():
-            logits, start = response_logits(policy.model, [(enc.chosen_ids, enc.chosen_mask)])
-    finally:
-        hook.remove()
+    see = head.register_forward_hook(lambda _, args, out: seen.update(state=args[0], out=out))
+    with see, evaluation(policy.model), torch.no_grad():
+        logits, start = response_logits(policy.model, [(enc.chosen_ids, enc.chosen_mask)])
     at = int(enc.chosen_mask.nonzero()[0]) - 1 - start - logits.shape[1]
     if not seen or not torch.equal(seen["out"][0, at].to(logits.dtype), logits[0, at]):
         raise ValueError(
             f"policy: {type(policy.model).__name__} changes its logits after the output embedding "
             "(scaling or soft-capping); the theory is for logits W·h"
         )
-    return seen["state"][0, at].double().cpu(), logits[0, at].double().log_softmax(-1).cpu()
+    return seen["state"][0, at].double().cpu(), log_softmax(logits[0, at], torch.float64).cpu()

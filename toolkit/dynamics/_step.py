@@ -18,8 +18,6 @@ from toolkit.model.forward import (
     Row,
     Scorer,
     evaluation,
-    padded_ids,
-    response_logits,
     scored_logps,
     sequences,
 )
@@ -218,23 +216,6 @@ def directional(policy: Policy, batch, values: Values, move: Values) -> list[Ten
     model, at, direction = policy.model, dict(values), [move[name] for name in values]
     with only(model, {}), evaluation(model):
         return by_parts(policy, batch, lambda rows: directional_logps(model, rows, at, direction))
-
-
-def distributions(model: nn.Module, rows) -> list[tuple[Tensor, Tensor]]:
-    """Return each row's token log-probabilities and log-distributions ``[tokens, vocabulary]``.
-
-    The same numbers as ``scored_logps``, by the same operations.
-    """
-    with torch.no_grad():
-        logits, start = response_logits(model, rows)
-        wide = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-    targets = padded_ids(rows).to(wide.device)
-    found = []
-    for i, (_, mask) in enumerate(rows):
-        at = mask.nonzero().squeeze(-1).to(wide.device)
-        kept = wide[i, at - start - 1]
-        found.append((kept.gather(-1, targets[i, at][:, None]).squeeze(-1), kept))
-    return found
 
 
 def sums_of(tokens: Sequence[Tensor]) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from toolkit.dynamics import _step
 from toolkit.model import Policy, reference
-from toolkit.model.forward import evaluation, sequences
+from toolkit.model.forward import evaluation, scored_distributions, sequences
 from toolkit.model.tokens import token_texts
 from toolkit.pairs import EncodedPair
 
@@ -56,9 +56,9 @@ class Watch:
         return np.add.reduceat(tokens, self._starts)
 
     def _distributions(self, policy: Policy, model) -> list[tuple[Tensor, Tensor]]:
-        with evaluation(model):
+        with evaluation(model), torch.no_grad():
             return _step.by_parts(
-                policy, self.probes, lambda rows: _step.distributions(model, rows)
+                policy, self.probes, lambda rows: scored_distributions(model, rows)
             )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from toolkit.gradients._plan import Plan
 from toolkit.gradients._rules import Use, tied_products
 from toolkit.model.batching import is_out_of_memory
-from toolkit.model.forward import Row, evaluation, scored_logps
+from toolkit.model.forward import Row, evaluation, head_inputs, scored_logps
 from toolkit.model.parameters import only
 
 Consumer = Callable[[nn.Module, Use], None]
@@ -87,16 +87,9 @@ def backward(
         if all(done is not None for _, done in calls[module]):
             consume(module, joined(calls.pop(module)))
 
-    head, states = model.get_output_embeddings(), []
-    hook = head.register_forward_pre_hook(lambda module, args: states.append(args[0]))
-    try:
-        with recording(model, plan, len(rows), on_call) as anchors:
-            logps = scored_logps(model, rows)
-            found = torch.autograd.grad(
-                torch.cat(logps).sum(), [*states, *anchors], allow_unused=True
-            )
-    finally:
-        hook.remove()
+    with recording(model, plan, len(rows), on_call) as anchors, head_inputs(model) as states:
+        logps = scored_logps(model, rows)
+        found = torch.autograd.grad(torch.cat(logps).sum(), [*states, *anchors], allow_unused=True)
     return [x.detach() for x in logps], found[0] if len(states) == 1 else None
 
 
@@ -126,27 +119,27 @@ def recording(
                 raise NotByRows(module)
         return output
 
-    hooks = widened(model, rows)
-    for module in model.modules():
-        if isinstance(module, nn.Embedding) or module in plan.rules:
-            hooks.append(module.register_forward_hook(keep))
-    try:
+    with widened(model, rows), contextlib.ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, nn.Embedding) or module in plan.rules:
+                hooks.enter_context(module.register_forward_hook(keep))
         with only(model, {}), evaluation(model):
             yield anchors
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def widened(model: nn.Module, rows: int) -> list:
-    """Make embeddings of one row for the whole batch (positions) one row a response; hooks."""
+@contextlib.contextmanager
+def widened(model: nn.Module, rows: int) -> Iterator[None]:
+    """Give embeddings that look up one row for the whole batch (positions) one per response."""
 
     def widen(module, args):
         ids = args[0]
         return (ids.expand(rows, *ids.shape[1:]), *args[1:]) if len(ids) == 1 else None
 
-    embeddings = (m for m in model.modules() if isinstance(m, nn.Embedding))
-    return [m.register_forward_pre_hook(widen) for m in embeddings]
+    with contextlib.ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                hooks.enter_context(module.register_forward_pre_hook(widen))
+        yield
 
 
 def joined(calls: Sequence[tuple[Tensor, Tensor]]) -> Use:

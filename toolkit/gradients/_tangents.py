@@ -14,7 +14,7 @@ from toolkit.gradients._activations import eager_experts, elementwise, replaced,
 from toolkit.gradients._passes import backward, widened
 from toolkit.gradients._plan import Plan
 from toolkit.gradients._rules import Linear, Use
-from toolkit.model.forward import Row, evaluation, response_logits
+from toolkit.model.forward import Row, evaluation, head_inputs, response_logits
 from toolkit.model.turns import alone_in_process
 
 Uses = dict[nn.Module, Use]
@@ -39,23 +39,19 @@ def token_products(
         m: _moving(m, plan, uses, source) for m in plan.rules if m in uses and m is not head
     }
     forwards |= {m: _elementwise(m) for m in elementwise(model)}
-    states: list[Tensor] = []
-    forwards[head] = lambda inputs: states.append(inputs) or inputs[..., :1]
-    hooks = widened(model, 2 * count)
-    try:
-        with (
-            replaced(forwards),
-            eager_experts(model),
-            evaluation(model),
-            torch.no_grad(),
-            forward_ad.dual_level(),
-            _Attention(),
-        ):
-            response_logits(model, [*rows, *rows])
-            primal, tangent = forward_ad.unpack_dual(states[0])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    forwards[head] = lambda inputs: inputs[..., :1]  # what moves there is found without logits
+    with (
+        widened(model, 2 * count),
+        replaced(forwards),
+        eager_experts(model),
+        evaluation(model),
+        torch.no_grad(),
+        forward_ad.dual_level(),
+        _Attention(),
+        head_inputs(model) as states,
+    ):
+        response_logits(model, [*rows, *rows])
+        primal, tangent = forward_ad.unpack_dual(states[0])
     moved = 0 if tangent is None else (_twice(at_head) * tangent).sum(-1)
     with torch.no_grad():
         moved = moved + _at_head(plan, uses, head, source, primal)

@@ -10,6 +10,7 @@ another token's gradient.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -20,7 +21,7 @@ from toolkit.gradients._activations import slopes_kept
 from toolkit.gradients._passes import joined, recording
 from toolkit.gradients._plan import Plan
 from toolkit.gradients._rules import Embedding, Linear, Use, symmetric
-from toolkit.model.forward import Row, scored_logps
+from toolkit.model.forward import Row, head_inputs, one_position, scored_logps
 
 SPAN = 16  # tokens that share a graph: fewer cut off more positions, more save forward passes
 POSITIONS = 256  # positions of one backward, over all equal rows
@@ -74,18 +75,14 @@ class _Response:
 
     def _measure_head(self, model: nn.Module, plan: Plan, row: Row, at: Tensor) -> None:
         """Gradients at the head: each token touches one position, so one pass gives them all."""
-        head, found, states = model.get_output_embeddings(), [], []
+        head, found = model.get_output_embeddings(), []
 
         def keep(module, inputs, output):
             if module is head:
                 found.append(output)
 
-        hook = head.register_forward_pre_hook(lambda module, args: states.append(args[0]))
-        try:
-            with recording(model, plan, 1, keep):
-                logps = scored_logps(model, [row])[0]
-        finally:
-            hook.remove()
+        with recording(model, plan, 1, keep), head_inputs(model) as states:
+            logps = scored_logps(model, [row])[0]
         (state,) = states
         own = at.to(state.device) - (len(row[0]) - state.shape[1])
         grads, *logits = torch.autograd.grad(logps.sum(), [state, *found])
@@ -152,11 +149,7 @@ class _Graph:
     def __init__(self, model: nn.Module, plan: Plan, ids: Tensor, copies: int):
         self.copies, self.calls = copies, {}
         head = model.get_output_embeddings()
-        states, entries, outputs = [], [], []
-
-        def last(module, args):
-            states.append(args[0])
-            return (args[0][:, :1],)  # the logits are known: multiply one position only
+        entries, outputs = [], []
 
         def keep(module, inputs, output):
             if module is not head:
@@ -167,15 +160,14 @@ class _Graph:
             entries.extend([x for x in moving if x.requires_grad][:1])
 
         blocks = [b for m in model.modules() if isinstance(m, nn.ModuleList) for b in m]
-        hooks = [b.register_forward_pre_hook(enter, with_kwargs=True) for b in blocks]
-        hooks.append(head.register_forward_pre_hook(last))
         ids = ids.to(model.get_input_embeddings().weight.device).expand(copies, -1)
-        try:
-            with recording(model, plan, copies, keep), slopes_kept(model):
-                model(ids, attention_mask=torch.ones_like(ids), use_cache=False)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with contextlib.ExitStack() as hooks:
+            for block in blocks:
+                hooks.enter_context(block.register_forward_pre_hook(enter, with_kwargs=True))
+            hooks.enter_context(recording(model, plan, copies, keep))
+            hooks.enter_context(slopes_kept(model))
+            states = hooks.enter_context(head_inputs(model, one_position))
+            model(ids, attention_mask=torch.ones_like(ids), use_cache=False)
         self.cuts, levels = _levels(states[0], entries, [output for *_, output in outputs])
         for level, (module, inputs, output) in zip(levels, outputs, strict=True):
             self.calls.setdefault(module, []).append((level, inputs, output))

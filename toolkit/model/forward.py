@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,33 @@ def scored_logps(model: nn.Module, rows: Sequence[Row]) -> list[Tensor]:
         One tensor a row with the log-probability of each scored token in nats, differentiable,
         float32 or the weights' own dtype where that is wider.
     """
-    logits, start = response_logits(model, rows)
-    scores = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-    targets = padded_ids(rows)[:, start + 1 :].to(scores.device)
-    logps = scores.gather(-1, targets[..., None]).squeeze(-1)
-    masks = nn.utils.rnn.pad_sequence([mask for _, mask in rows], batch_first=True)[:, start + 1 :]
-    return [row[mask] for row, mask in zip(logps, masks.to(scores.device), strict=True)]
+    logits, targets, masks = _predicting(model, rows)
+    logps = token_logps(logits, targets)
+    return [row[mask] for row, mask in zip(logps, masks, strict=True)]
+
+
+def scored_distributions(model: nn.Module, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
+    """Return each row's token log-probabilities and log-distributions ``[scored, vocabulary]``."""
+    logits, targets, masks = _predicting(model, rows)
+    every = log_softmax(logits)
+    picked = every.gather(-1, targets[..., None]).squeeze(-1)
+    return [(p[mask], row[mask]) for p, row, mask in zip(picked, every, masks, strict=True)]
+
+
+def scored_logits(model: nn.Module, row: Row) -> Tensor:
+    """Return the logits that predict one row's scored tokens, ``[scored, vocabulary]``."""
+    logits, _, masks = _predicting(model, [row])
+    return logits[0, masks[0]]
+
+
+def token_logps(logits: Tensor, ids: Tensor) -> Tensor:
+    """Return the log-probability of each token, ``[…]``, from ``logits […, vocabulary]``."""
+    return log_softmax(logits).gather(-1, ids[..., None]).squeeze(-1)
+
+
+def log_softmax(logits: Tensor, least: torch.dtype = torch.float32) -> Tensor:
+    """Return log-probabilities over the vocabulary, in a dtype at least as wide as ``least``."""
+    return logits.to(torch.promote_types(logits.dtype, least)).log_softmax(-1)
 
 
 class Scorer(nn.Module):
@@ -68,6 +89,42 @@ def response_logits(model: nn.Module, rows: Sequence[Row]) -> tuple[Tensor, int]
         keep = ids.shape[1] - start
         return model(ids, logits_to_keep=keep, **options).logits, start
     return model(ids, **options).logits[:, start:], start
+
+
+def _predicting(model: nn.Module, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits of all positions from the first that predicts, the next ids, which are scored."""
+    logits, start = response_logits(model, rows)
+    masks = nn.utils.rnn.pad_sequence([mask for _, mask in rows], batch_first=True)
+    following = (x[:, start + 1 :].to(logits.device) for x in (padded_ids(rows), masks))
+    return logits[:, :-1], *following
+
+
+@contextlib.contextmanager
+def head_inputs(
+    model: nn.Module, instead: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[list[Tensor]]:
+    """Collect what the output embedding is given inside the block, one tensor for each call.
+
+    A pre-hook on the output embedding itself takes it, so that no model family's way of numbering
+    its hidden states has to be trusted.
+
+    Args:
+        model: A causal LM.
+        instead: What the head is to work on in its place, such as :func:`one_position` of it.
+    """
+    given: list[Tensor] = []
+
+    def keep(module, args):
+        given.append(args[0])
+        return None if instead is None else (instead(args[0]), *args[1:])
+
+    with model.get_output_embeddings().register_forward_pre_hook(keep):
+        yield given
+
+
+def one_position(states: Tensor) -> Tensor:
+    """Return the first position alone: for passes whose logits nobody reads."""
+    return states[:, :1]
 
 
 def padded_ids(rows: Sequence[Row]) -> Tensor:

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.model import Policy
-from toolkit.model.forward import evaluation, sequences
+from toolkit.model.forward import evaluation, head_inputs, sequences
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair
 from toolkit.similarity._head_states import predicting
 from toolkit.similarity._packed import States
 
 VOCABULARY_CHUNK = 8192
+LARGE = 1024
 SLACK_NOTES = {
     True: "squared norm of g_chosen minus its product with g_rejected, head matrix only",
     False: "NaN: this model's logits are not the plain product of its output embedding",
@@ -47,27 +48,18 @@ def plain_head(policy: Policy, enc: EncodedPair) -> bool:
 
     The states are made large for it: a soft cap leaves small logits nearly as they are.
     """
-    model, given = policy.model, []
+    model = policy.model
     head = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
     if weight is None or not weight.is_floating_point():
         return False
-
-    def enlarge(module, args):
-        given.append(1024 * args[0])
-        return (given[-1],)
-
     ids = enc.chosen_ids[None, :8].to(model.get_input_embeddings().weight.device)
-    handle = head.register_forward_pre_hook(enlarge)
-    try:
-        with evaluation(model), torch.no_grad():
-            logits = model(ids, use_cache=False).logits.double()
-    finally:
-        handle.remove()
+    with evaluation(model), torch.no_grad(), head_inputs(model, lambda h: LARGE * h) as given:
+        logits = model(ids, use_cache=False).logits.double()
     if len(given) != 1 or logits.shape[-1] != len(weight):
         return False
     spans = range(0, len(weight), VOCABULARY_CHUNK)
-    expected = torch.cat([_logits(head, given[0], at) for at in spans], -1)
+    expected = torch.cat([_logits(head, LARGE * given[0], at) for at in spans], -1)
     close = 1e-4 if weight.dtype in (torch.float32, torch.float64) else 5e-2
     return bool((logits - expected).abs().max() <= close * expected.abs().max())
 

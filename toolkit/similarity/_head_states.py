@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.model.batching import is_out_of_memory
-from toolkit.model.forward import Row, evaluation, forward_arguments, padded_ids, sequences
+from toolkit.model.forward import (
+    Row,
+    evaluation,
+    forward_arguments,
+    head_inputs,
+    one_position,
+    padded_ids,
+    sequences,
+)
 from toolkit.pairs import EncodedPair
 from toolkit.similarity._packed import States, packed_inputs, unpacked
 
@@ -83,7 +91,7 @@ def packed(model: nn.Module, pairs: Sequence[EncodedPair]) -> list[States]:
 
 def padded(model: nn.Module, pairs: Sequence[EncodedPair]) -> list[States]:
     """One row a response, padded on the right."""
-    states = head_inputs(model, sequences(pairs))
+    states = row_states(model, sequences(pairs))
     return list(zip(states[::2], states[1::2], strict=True))
 
 
@@ -92,12 +100,12 @@ def alone(model: nn.Module, pairs: Sequence[EncodedPair]) -> list[States]:
     states = []
     for row in sequences(pairs):
         # Rotary frequencies that grow with the longest row seen are reset by a short one.
-        head_inputs(model, [(row[0][:1], row[1][:1])])
-        states += head_inputs(model, [row])
+        row_states(model, [(row[0][:1], row[1][:1])])
+        states += row_states(model, [row])
     return list(zip(states[::2], states[1::2], strict=True))
 
 
-def head_inputs(model: nn.Module, rows: Sequence[Row]) -> list[Tensor]:
+def row_states(model: nn.Module, rows: Sequence[Row]) -> list[Tensor]:
     """Return the states multiplied by the output embedding, one ``[length, d]`` a row.
 
     Rows are right-padded; padding is cut off.
@@ -108,29 +116,15 @@ def head_inputs(model: nn.Module, rows: Sequence[Row]) -> list[Tensor]:
 
 
 def _states(model: nn.Module, **inputs: Tensor) -> Tensor:
-    """Run the model and return what its head was given, ``[rows, length, d]``.
-
-    A pre-hook on the output embedding itself takes it, so that no model family's way of numbering
-    its hidden states has to be trusted.
-    """
-    kept: list[Tensor] = []
-
-    def keep(module, args):
-        kept.append(args[0].detach())
-        return (args[0][:, :1],)  # the logits are not needed: multiply one position only
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
-    try:
-        with evaluation(model), torch.no_grad():
-            model(**inputs, use_cache=False)
-    finally:
-        handle.remove()
-    if len(kept) != 1 or kept[0].shape[:2] != inputs["input_ids"].shape:
+    """Run the model and return what its head was given, ``[rows, length, d]``."""
+    with evaluation(model), torch.no_grad(), head_inputs(model, one_position) as given:
+        model(**inputs, use_cache=False)
+    if len(given) != 1 or given[0].shape[:2] != inputs["input_ids"].shape:
         raise ValueError(
             f"{type(model).__name__} does not pass one state a token to its output embedding, "
             "so CHES is not defined for it"
         )
-    return kept[0]
+    return given[0]
 
 
 def _measure(model: nn.Module, length: int) -> Layout:
