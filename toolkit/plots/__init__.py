@@ -16,6 +16,8 @@ from toolkit.plots._dataset_figure import (
     update_score_scatter,
 )
 from toolkit.plots._entanglement_map import entanglement_map, update_entanglement_map
+from toolkit.plots._fall_figure import anatomy_of_a_fall, fall_sentence
+from toolkit.plots._fall_parts import fall_by_pair, fall_by_token
 from toolkit.plots._figure import (
     COLUMN_WORDS,
     REGIME_COLORS,
@@ -54,10 +56,14 @@ from toolkit.plots._user_text import NO_MATHS, html_text, visible_text, visible_
 __all__ = [
     "NO_MATHS",
     "REGIME_WORDS",
+    "anatomy_of_a_fall",
     "caption",
     "ches_scatter",
     "delta_plane",
     "entanglement_map",
+    "fall_by_pair",
+    "fall_by_token",
+    "fall_sentence",
     "hist_by",
     "html_text",
     "length_confound",

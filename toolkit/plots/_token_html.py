@@ -53,7 +53,7 @@ box-shadow:inset 0 0 0 1px #909090}
 </style>"""
 
 
-def _one_pair(frame: pd.DataFrame, picked) -> pd.DataFrame:
+def one_pair(frame: pd.DataFrame, picked) -> pd.DataFrame:
     """The rows of the one pair that a strip shows."""
     ids = list(dict.fromkeys(frame["pair_id"])) if "pair_id" in frame else []
     if picked is None and len(ids) > 1:
@@ -116,7 +116,7 @@ def token_strip_html(
         True
     """
     require(frame, "side", "position", "token", value)
-    rows = _one_pair(frame, picked)
+    rows = one_pair(frame, picked)
     if value == "predicted_delta" and not holds(rows).all():
         rows, value, vmax = _relative(rows, vmax)
     sides = [cells_of(rows[rows["side"] == side], value) for side in ("chosen", "rejected")]
@@ -166,7 +166,7 @@ def prompt_strip_html(
         True
     """
     require(frame, "position", "token", value)
-    rows = _one_pair(frame, picked)
+    rows = one_pair(frame, picked)
     cells = cells_of(rows[rows["in_prompt"].astype(bool)] if "in_prompt" in rows else rows, value)
     columns = [(cell,) for cell in cells]
     return _strips(frame, columns, ("prompt",), value, _vmax(cells, vmax), width)
