@@ -186,6 +186,17 @@ def test_token_matrix_without_any_cut(monkeypatch):
     np.testing.assert_allclose(tk.token_matrix(policy, pair).matrix, whole, rtol=1e-9)
 
 
+def test_runs_of_neighbours_keep_every_limit():
+    lengths = [4, 3, 3, 8, 1]
+    assert list(batching.runs(lengths)) == [range(5)] and not list(batching.runs([]))
+    assert [len(r) for r in batching.runs(lengths, count=2)] == [2, 2, 1]
+    assert [len(r) for r in batching.runs(lengths, positions=12)] == [3, 1, 1]
+    assert [len(r) for r in batching.runs(lengths, padding=2)] == [3, 1, 1]
+    assert [len(r) for r in batching.runs(lengths, positions=0)] == [1] * 5
+    assert list(batching.by_length(lengths, count=3)) == [[4, 1, 2], [0, 3]]
+    assert list(batching.by_length(lengths, count=3, longest_first=True)) == [[3, 0, 1], [2, 4]]
+
+
 def test_batches_fill_a_memory_budget():
     """Padding counts: a batch is as wide as its longest row."""
     pairs = [shapes.encoded(str(n), [1] * n, [2], [3, 4]) for n in (3, 3, 3, 8)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from toolkit.gradients.fallback import directional_logps
 from toolkit.losses import LossWeights, loss_weights
 from toolkit.model import Params, Policy, reference, reference_logps
-from toolkit.model.batching import longest
+from toolkit.model.batching import by_length, longest
 from toolkit.model.forward import (
     Row,
     Scorer,
@@ -27,7 +27,9 @@ from toolkit.pairs import EncodedPair
 
 SIDES = ("chosen", "rejected")
 CELLS = 1 << 26  # most logits of one forward pass: 256 MB in float32
-PADDING = 24  # most padded tokens (of one side) in a forward pass
+PADDING = (
+    24  # most padded tokens (of one side) in a forward pass: more costs more than another pass
+)
 Values = Mapping[str, Tensor]
 
 
@@ -159,17 +161,8 @@ def labels_of(policy: Policy, params: Params, frozen: str) -> dict[str, object]:
 
 def parts_of(policy: Policy, batch: Sequence[EncodedPair]) -> list[list[int]]:
     """Return the positions of pairs that share a forward pass: like lengths, bounded logits."""
-    order = sorted(range(len(batch)), key=lambda i: longest(batch[i]))
-    parts, padding = [order[:1]], 0
-    for i in order[1:]:
-        # Padding that costs more than another pass would.
-        padding += len(parts[-1]) * (longest(batch[i]) - longest(batch[parts[-1][-1]]))
-        cells = _cells(policy, [batch[j] for j in (*parts[-1], i)])
-        if padding > PADDING or cells > CELLS:
-            parts.append([])
-            padding = 0
-        parts[-1].append(i)
-    return parts
+    lengths, most = list(map(longest, batch)), CELLS // (2 * _vocabulary(policy))
+    return list(by_length(lengths, positions=most, padding=PADDING))
 
 
 def by_parts(
@@ -264,8 +257,11 @@ def _pulled(selected: Parameters, graphs, pulls) -> dict[str, Tensor | None]:
 
 def _cells(policy: Policy, batch: Sequence[EncodedPair]) -> int:
     """Logits of one forward pass, none left out."""
-    vocabulary = policy.model.get_output_embeddings().weight.shape[0]
-    return 2 * len(batch) * max(map(longest, batch)) * vocabulary
+    return 2 * len(batch) * max(map(longest, batch)) * _vocabulary(policy)
+
+
+def _vocabulary(policy: Policy) -> int:
+    return policy.model.get_output_embeddings().weight.shape[0]
 
 
 def _norm(grads: Values) -> float:

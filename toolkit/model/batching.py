@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -29,6 +30,43 @@ def batches(items: Sequence, size: int | None) -> Iterator[Sequence]:
     whole("batch_size", size)
     for i in range(0, len(items), size):
         yield items[i : i + size]
+
+
+def runs(
+    lengths: Sequence[int],
+    *,
+    count: int | None = None,
+    positions: int | None = None,
+    padding: int | None = None,
+) -> Iterator[range]:
+    """Yield the places of neighbours that go through the model together, one of them at least.
+
+    Args:
+        lengths: Tokens of each item; a batch is as wide as its longest.
+        count: Most items of a batch; ``None`` sets no limit, here and below.
+        positions: Most tokens of a batch, padding counted.
+        padding: Most tokens of padding in a batch.
+    """
+    limits = [math.inf if limit is None else limit for limit in (count, positions, padding)]
+    start = widest = total = 0
+    for i, length in enumerate(lengths):
+        widest, total = max(widest, length), total + length
+        area = (i + 1 - start) * widest
+        taken = i + 1 - start, area, area - total
+        if i > start and any(t > limit for t, limit in zip(taken, limits, strict=True)):
+            yield range(start, i)
+            start, widest, total = i, length, length
+    if start < len(lengths):
+        yield range(start, len(lengths))
+
+
+def by_length(
+    lengths: Sequence[int], *, longest_first: bool = False, **limits: int | None
+) -> Iterator[list[int]]:
+    """Yield the places of items of like length, together as far as the limits of `runs` allow."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=longest_first)
+    for run in runs([lengths[i] for i in order], **limits):
+        yield [order[i] for i in run]
 
 
 def longest(pair: EncodedPair) -> int:
@@ -66,13 +104,8 @@ def fitting(
         POSITIONS.get(device.type, POSITIONS["cuda"]),
         (memory or _budget(device)) // position_bytes,
     )
-    start, widest = 0, 0
-    for i, pair in enumerate(pairs):
-        widest = max(widest, longest(pair))
-        if i > start and 2 * (i + 1 - start) * widest > room:
-            yield pairs[start:i]
-            start, widest = i, longest(pair)
-    yield pairs[start:]
+    for run in runs([longest(pair) for pair in pairs], positions=room // 2):
+        yield pairs[run.start : run.stop]
 
 
 def _budget(device: torch.device) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from toolkit.checks import flag, whole
 from toolkit.model import Policy
-from toolkit.model.batching import batches, in_halves
+from toolkit.model.batching import by_length, in_halves
 from toolkit.model.forward import sequences
 from toolkit.model.inputs import Pairs, encoded_pair, encoded_pairs
 from toolkit.model.tokens import token_texts
@@ -161,14 +161,8 @@ def _buckets(
     encoded: Sequence[EncodedPair], batch_size: int | None, device: torch.device
 ) -> Iterator[list[int]]:
     """Yield indices of pairs of similar length, the longest first: they show soonest what fits."""
-    sizes = [packed_length(enc) for enc in encoded]
-    order = sorted(range(len(encoded)), key=lambda i: -sizes[i])
-    budget = _token_budget(device)
-    for group in batches(order, len(order) if batch_size is None else batch_size):
-        while group:
-            room = max(1, budget // sizes[group[0]])
-            yield group[:room]
-            group = group[room:]
+    lengths, room = [packed_length(enc) for enc in encoded], _token_budget(device)
+    return by_length(lengths, longest_first=True, count=batch_size, positions=room)
 
 
 def _token_budget(device: torch.device) -> int:
