@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.gradients._plan import Plan
-from toolkit.gradients._rules import Use, tied_products
+from toolkit.gradients._rules import Use
 from toolkit.model.batching import is_out_of_memory
-from toolkit.model.forward import Row, evaluation, head_inputs, scored_logps
+from toolkit.model.forward import Row, evaluation, head_inputs, padded_ids, scored_logps
 from toolkit.model.parameters import only
 
 Consumer = Callable[[nn.Module, Use], None]
@@ -34,9 +34,8 @@ def pair_products(
     not checked yet may fail: its parameters are left out.
     """
     found: dict[str, Tensor] = {}
-    head, embedding = plan.tied or (None, None)
-    ids = nn.utils.rnn.pad_sequence([ids for ids, _ in rows], batch_first=True)
-    kept: list[Use] = []
+    tied, ids = plan.tied, padded_ids(rows)
+    heads: list[Use] = []
 
     def add(products: dict[str, Tensor]) -> None:
         for name, value in products.items():
@@ -52,10 +51,10 @@ def pair_products(
     def contract(module: nn.Module, use: Use) -> None:
         rule = plan.rules[module]
         add(rule.products(use))
-        if module is head:
-            kept.append(Use(use.inputs, _columns(use.grads, ids)))
-        elif module is embedding:
-            add({rule.weight: tied_products(kept.pop(), use, rule)})
+        if tied and module is tied.head:
+            heads.append(tied.looked_up(use, ids))
+        elif tied and module is tied.embedding:
+            add(tied.products(heads.pop(), use))
 
     logps, _ = backward(model, plan, rows, consume)
     return found, logps
@@ -154,12 +153,3 @@ def joined(calls: Sequence[tuple[Tensor, Tensor]]) -> Use:
     grads = grads[0] if len(grads) == 1 else torch.cat(grads, 1)
     wide = torch.promote_types(grads.dtype, torch.float32)
     return Use(inputs.to(wide) if inputs.is_floating_point() else inputs, grads.to(wide))
-
-
-def _columns(grads: Tensor, ids: Tensor) -> Tensor:
-    """Head gradients of each row at the ids of both rows of its pair, ``[rows, 2, kept, T]``."""
-    ids = ids.to(grads.device)
-    pairs = range(len(ids))
-    return torch.stack(
-        [torch.stack([grads[i][:, ids[i // 2 * 2 + side]] for side in range(2)]) for i in pairs]
-    )

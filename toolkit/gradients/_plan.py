@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from toolkit.gradients._rules import Embedding, Linear, Rule, rule_for
+from toolkit.gradients._tied import Tied
 from toolkit.model.parameters import Parameters
 
 
@@ -24,7 +25,7 @@ class Plan:
     """
 
     rules: dict[nn.Module, Rule]
-    tied: tuple[nn.Module, nn.Module] | None
+    tied: Tied | None
     remainder: Parameters
     position_bytes: int = 0
     checked: bool = False
@@ -49,5 +50,6 @@ def draft(model: nn.Module, selected: Parameters) -> Plan:
     shared = {name: modules for name, modules in homes.items() if len(modules) > 1}
     if any({head, embedding} == set(modules) for modules in shared.values()):
         kinds = type(rules.get(head)), type(rules.get(embedding))
-        tied = (head, embedding) if kinds == (Linear, Embedding) else None
+        known = kinds == (Linear, Embedding)
+        tied = Tied(head, embedding, rules[embedding]) if known else None
     return Plan(rules, tied, remainder)

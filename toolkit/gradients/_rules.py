@@ -1,13 +1,16 @@
-"""Per-layer rules: gradient products from a layer's inputs and output gradients alone.
+"""Per-layer rules: gradient products from a layer's activations and backprops alone.
 
-A batch holds rows (responses), chosen and rejected of each pair next to each other. For a row with
-inputs ``A [T, in]`` and output gradients ``D [T, out]`` a linear layer's weight gradient is
-``DᵀA``; its norms and inner products need either that product or the two Gram matrices,
-``Σ (A Aᵀ) ⊙ (D Dᵀ)``, whichever is cheaper. Nothing here keeps a gradient of a whole model.
+Activations are what a layer was given, backprops the gradients of what it returned. A batch holds
+rows (responses), chosen and rejected of each pair next to each other. For a row with activations
+``A [T, in]`` and backprops ``D [T, out]`` a linear layer's weight gradient is ``DᵀA``; its norms
+and inner products need either that product or the two Gram matrices, ``Σ (A Aᵀ) ⊙ (D Dᵀ)``,
+whichever is cheaper (docs/formulas.md, section 5). Nothing here keeps a gradient of a whole model.
 
-A rule answers four questions: ``products`` (‖·‖² and ⟨·,·⟩ of the two rows of each pair),
-``gradient`` (of one row), ``tangent`` (what moving the parameters along a row's gradient adds to
-the layer's output), and ``gram`` (inner products of the token gradients of several rows).
+A new kind of layer is a class under ``@rule_of(its type)``; every rule is compared with plain
+autograd on the model before it serves. Besides ``takes`` it answers four questions: ``products``
+(‖·‖² and ⟨·,·⟩ of the two rows of each pair), ``gradient`` (of one row), ``tangent`` (what moving
+the parameters along a row's gradient adds to the layer's output), and ``gram`` (inner products of
+the token gradients of several rows).
 """
 
 from __future__ import annotations
@@ -24,15 +27,29 @@ CHUNK = 1 << 22  # entries turned to float64 at once
 
 
 class Use(NamedTuple):
-    """What one module saw in one pass: its inputs and the gradients of its outputs.
+    """What one module saw in one pass: its activations and the gradients of its outputs.
 
     T counts all vectors of a row: tokens, or tokens times heads.
     """
 
-    inputs: Tensor  # [rows, T, in], or ids [rows, T]
-    grads: Tensor  # [rows, T, out]
+    activations: Tensor  # [rows, T, in], or ids [rows, T]
+    backprops: Tensor  # [rows, T, out]
 
 
+RULES: dict[type[nn.Module], type] = {}  # a module's rule by its type, or by the nearest base of it
+
+
+def rule_of(*kinds: type[nn.Module]) -> Callable[[type], type]:
+    """Register a class as the rule of these module types and of those derived from them."""
+
+    def register(rule: type) -> type:
+        RULES.update(dict.fromkeys(kinds, rule))
+        return rule
+
+    return register
+
+
+@rule_of(nn.Linear, Conv1D)
 class Linear:
     """``y = x Wᵀ + b``, or ``x W + b`` for GPT-2's Conv1D."""
 
@@ -40,18 +57,23 @@ class Linear:
         self.weight, self.bias = names.get("weight"), names.get("bias")
         self.transposed = isinstance(module, Conv1D)
 
+    @staticmethod
+    def takes(module: nn.Module, names: dict[str, str]) -> bool:
+        """Return whether the module computes what its base class does."""
+        return type(module).forward in (nn.Linear.forward, Conv1D.forward)
+
     def products(self, use: Use) -> dict[str, Tensor]:
         """Return ``[pairs, 3]`` by parameter name."""
         found = {}
         if self.weight:
             found[self.weight] = _linear_products(*use)
         if self.bias:
-            found[self.bias] = vector_products(use.grads.sum(1))
+            found[self.bias] = vector_products(use.backprops.sum(1))
         return found
 
     def gradient(self, use: Use, row: int) -> dict[str, Tensor]:
         """Return the gradient of one row by parameter name."""
-        inputs, grads, found = use.inputs[row], use.grads[row], {}
+        inputs, grads, found = use.activations[row], use.backprops[row], {}
         if self.weight:
             found[self.weight] = inputs.T @ grads if self.transposed else grads.T @ inputs
         if self.bias:
@@ -60,7 +82,7 @@ class Linear:
 
     def tangent(self, use: Use, source: Tensor, inputs: Tensor) -> Tensor:
         """Return ``x Gᵀ + b`` with G and b the gradients of row ``source[i]``, without making G."""
-        length, width, height = *use.inputs.shape[1:], use.grads.shape[2]
+        length, width, height = *use.activations.shape[1:], use.backprops.shape[2]
         shape, inputs = (*inputs.shape[:-1], height), inputs.flatten(1, -2)
         moved = inputs.new_zeros(*inputs.shape[:2], height)
         if self.weight:
@@ -72,7 +94,7 @@ class Linear:
             else:
                 moved = (both @ (a.mT @ d)).view_as(moved)
         if self.bias:
-            moved = moved + use.grads.sum(1, keepdim=True)[source]
+            moved = moved + use.backprops.sum(1, keepdim=True)[source]
         return moved.view(shape)
 
     def gram(self, uses: Sequence[Use]) -> Tensor:
@@ -80,15 +102,16 @@ class Linear:
 
         def block(i: int, j: int) -> Tensor:
             a, b = uses[i], uses[j]
-            return flat_products(a.grads, (a.inputs @ b.inputs.T) @ b.grads)
+            return flat_products(a.backprops, (a.activations @ b.activations.T) @ b.backprops)
 
         total = symmetric(len(uses), block) if self.weight else 0
         if self.bias:
-            sums = torch.cat([use.grads.sum(1) for use in uses])
+            sums = torch.cat([use.backprops.sum(1) for use in uses])
             total = total + flat_products(sums, sums)
         return total
 
 
+@rule_of(nn.Embedding)
 class Embedding:
     """``y = scale · E[id]``; the row of ``padding_idx`` gets no gradient."""
 
@@ -96,6 +119,11 @@ class Embedding:
         self.weight, self.padding = names["weight"], module.padding_idx
         self.size = module.num_embeddings
         self.scale = float(getattr(module, "embed_scale", 1.0))
+
+    @staticmethod
+    def takes(module: nn.Embedding, names: dict[str, str]) -> bool:
+        """Return whether a row's gradient is the sum of what its occurrences get."""
+        return not (module.scale_grad_by_freq or module.sparse) and module.max_norm is None
 
     def scaled(self, ids: Tensor, grads: Tensor) -> Tensor:
         """Return what each occurrence of an id adds to its row of the matrix."""
@@ -106,7 +134,7 @@ class Embedding:
         """Return ``[pairs, 3]`` by parameter name."""
         grads, found = self.scaled(*use), []
         for row in range(0, len(grads), 2):
-            unique, where = use.inputs[row : row + 2].unique(return_inverse=True)
+            unique, where = use.activations[row : row + 2].unique(return_inverse=True)
             sums = grads.new_zeros(2, len(unique), grads.shape[-1])
             for side in range(2):
                 sums[side].index_add_(0, where[side], grads[row + side])
@@ -117,11 +145,11 @@ class Embedding:
         """Return the gradient of one row by parameter name."""
         grads = self.scaled(*use)[row]
         full = grads.new_zeros(self.size, grads.shape[-1])
-        return {self.weight: full.index_add_(0, use.inputs[row], grads)}
+        return {self.weight: full.index_add_(0, use.activations[row], grads)}
 
     def tangent(self, use: Use, source: Tensor, inputs: Tensor) -> Tensor:
         """Return the rows of the gradient of row ``source[i]`` that the ids look up, scaled."""
-        grads, same = self.scaled(*use), use.inputs[source][:, None] == inputs[..., None]
+        grads, same = self.scaled(*use), use.activations[source][:, None] == inputs[..., None]
         return same.to(grads.dtype) @ grads[source] * self.scale
 
     def gram(self, uses: Sequence[Use]) -> Tensor:
@@ -129,17 +157,25 @@ class Embedding:
         sums = [self.scaled(*use) for use in uses]
 
         def block(i: int, j: int) -> Tensor:
-            same = (uses[i].inputs[:, None] == uses[j].inputs).to(sums[i].dtype)
+            same = (uses[i].activations[:, None] == uses[j].activations).to(sums[i].dtype)
             return flat_products(sums[i], same @ sums[j])
 
         return symmetric(len(uses), block)
 
 
+@rule_of(nn.LayerNorm, nn.RMSNorm)
 class Norm:
     """A layer affine in a vector weight (LayerNorm, RMSNorm): ``∂y/∂w = f(x; 1) − f(x; 0)``."""
 
     def __init__(self, module: nn.Module, names: dict[str, str]):
         self.module, self.weight, self.bias = module, names.get("weight"), names.get("bias")
+
+    @staticmethod
+    def takes(module: nn.Module, names: dict[str, str]) -> bool:
+        """Return whether the parameters are a vector weight and perhaps a bias, and no others."""
+        own = dict(module.named_parameters(recurse=False))
+        affine = "weight" in own and all(p.dim() == 1 for p in own.values())
+        return affine and set(names) <= {"weight", "bias"}
 
     def normed(self, inputs: Tensor) -> Tensor:
         """Return ``∂y/∂w`` at each entry of the output."""
@@ -153,9 +189,11 @@ class Norm:
         """Return the gradient of every row, ``[rows, n]``, by parameter name."""
         found = {}
         if self.weight:
-            found[self.weight] = (use.grads * self.normed(use.inputs)).flatten(1, -2).sum(1)
+            found[self.weight] = (
+                (use.backprops * self.normed(use.activations)).flatten(1, -2).sum(1)
+            )
         if self.bias:
-            found[self.bias] = use.grads.flatten(1, -2).sum(1)
+            found[self.bias] = use.backprops.flatten(1, -2).sum(1)
         return found
 
     def products(self, use: Use) -> dict[str, Tensor]:
@@ -187,42 +225,11 @@ Rule = Linear | Embedding | Norm
 def rule_for(module: nn.Module, names: dict[str, str]) -> Rule | None:
     """Return the rule of a module whose own selected parameters are ``names``, if it has one."""
     kind = type(module)
-    if kind.forward in (nn.Linear.forward, Conv1D.forward):
-        return Linear(module, names)
-    if isinstance(module, nn.Embedding):
-        plain = not (module.scale_grad_by_freq or module.sparse) and module.max_norm is None
-        return Embedding(module, names) if plain else None
-    own = dict(module.named_parameters(recurse=False))
-    affine = "weight" in own and all(p.dim() == 1 for p in own.values())
-    if kind.__name__.endswith("Norm") and affine and set(names) <= {"weight", "bias"}:
-        return Norm(module, names)
-    return None
-
-
-def tied_products(head: Use, embedding: Use, rule: Embedding) -> Tensor:
-    """Return the cross terms that a tied matrix adds to the products of its two uses.
-
-    ``g_head = Σ_t D_t h_tᵀ`` and the embedding adds ``e_s`` to row ``id_s``, so that
-    ``⟨g_head, g_embedding⟩ = Σ_ts D_t[id_s]·⟨h_t, e_s⟩``.
-
-    Args:
-        head: The head's inputs, and its output gradients at the ids of both rows of the pair,
-            ``grads[row, side]`` of shape ``[kept, T]``.
-        embedding: The embedding's ids and output gradients.
-        rule: The embedding's rule.
-
-    Returns:
-        ``[pairs, 3]``.
-    """
-    sums = rule.scaled(*embedding)
-    cross = torch.zeros(len(sums), 2, dtype=torch.float64)
-    for row in range(len(sums)):
-        for side in range(2):
-            other = sums[row // 2 * 2 + side]
-            terms = head.grads[row, side] * (head.inputs[row] @ other.T)
-            cross[row, side] = terms.sum(dtype=torch.float64)
-    a, b = cross[::2], cross[1::2]
-    return torch.stack([2 * a[:, 0], 2 * b[:, 1], a[:, 1] + b[:, 0]], 1)
+    rule = next((RULES[base] for base in kind.__mro__ if base in RULES), None)
+    # Every family writes a norm of its own, which has the name alone in common with torch's.
+    if rule is None and kind.__name__.endswith("Norm"):
+        rule = Norm
+    return rule(module, names) if rule and rule.takes(module, names) else None
 
 
 def vector_products(rows: Tensor) -> Tensor:

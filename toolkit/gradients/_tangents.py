@@ -33,7 +33,8 @@ def token_products(
     uses: Uses = {}
     logps, at_head = backward(model, plan, rows, uses.__setitem__)
     head, count = model.get_output_embeddings(), len(rows)
-    # Copy d of the batch moves along the gradient of side d of each row's own pair.
+    # The batch is run as two copies: in the first every row moves along its pair's chosen gradient,
+    # in the second along its rejected one. ``source[i]`` is the row that row i's gradient is of.
     source = torch.tensor([i // 2 * 2 + side for side in range(2) for i in range(count)])
     forwards: dict[nn.Module, Callable | None] = {
         m: _moving(m, plan, uses, source) for m in plan.rules if m in uses and m is not head
@@ -67,18 +68,15 @@ def _at_head(plan: Plan, uses: Uses, head: nn.Module, source: Tensor, states: Te
     if rule is None or use is None:
         return states.new_zeros(states.shape[:2])
     inputs, grads = (x.repeat(2, 1, 1) for x in use)
-    same = grads @ use.grads[source].mT
+    same = grads @ use.backprops[source].mT
     alike = same.new_zeros(())
     if rule.weight:
-        alike = alike + inputs @ use.inputs[source].mT
+        alike = alike + inputs @ use.activations[source].mT
     if rule.bias:
         alike = alike + 1
     moved = (same * alike).sum(-1)
     if plan.tied:
-        embedding = plan.tied[1]
-        sums, ids = plan.rules[embedding].scaled(*uses[embedding]), uses[embedding].inputs
-        for i, row in enumerate(source.tolist()):
-            moved[i] += (grads[i][:, ids[row]] * (inputs[i] @ sums[row].T)).sum(-1)
+        moved = moved + plan.tied.head_tangent(use, uses[plan.tied.embedding], source)
     return moved
 
 
@@ -105,8 +103,9 @@ def _moving(module: nn.Module, plan: Plan, uses: Uses, source: Tensor) -> Callab
             moved = torch.zeros_like(output) if moved is None else moved
         with replaced({module: None}):
             moved = moved + rule.tangent(use, source, primal).to(output.dtype)
-        if plan.tied and module is plan.tied[1]:
-            moved = moved + _tied(plan, uses, source, primal).to(output.dtype)
+        if plan.tied and module is plan.tied.embedding:
+            added = plan.tied.embedding_tangent(uses[plan.tied.head], source, primal)
+            moved = moved + added.to(output.dtype)
         return forward_ad.make_dual(output, moved)
 
     return forward
@@ -126,14 +125,6 @@ def _linear(module: nn.Module, rule: Linear, tangent: Tensor | None, like: Tenso
         return torch.zeros_like(like)
     weight = module.weight.T if rule.transposed else module.weight
     return functional.linear(tangent, weight)
-
-
-def _tied(plan: Plan, uses: Uses, source: Tensor, ids: Tensor) -> Tensor:
-    """What the head's gradient adds to the embedding rows that ``ids`` look up, where tied."""
-    head, embedding = plan.tied
-    use = uses[head]
-    found = [use.grads[r][:, i].T @ use.inputs[r] for i, r in zip(ids, source, strict=True)]
-    return plan.rules[embedding].scaled(ids, torch.stack(found))
 
 
 def _elementwise(module: nn.Module) -> Callable:

@@ -1,11 +1,26 @@
 """The matrix of all token-gradient inner products, by one-token backwards and layer contraction.
 
-Nothing as large as a parameter gradient is formed. A token's backward pass runs on activations
-alone, over no position after the token (tokens are taken in spans, each with a graph that ends with
-the span), and from cut to cut: a cut is a tensor that everything above depends on alone (the
-residual stream between two blocks), so that one block's token gradients are contracted and
-forgotten before the next block's are formed. Short rows are run as a batch of equal rows, each with
-another token's gradient.
+Nothing as large as a parameter gradient is formed: a token's backward pass runs on activations
+alone, and each layer's share of the matrix is contracted and forgotten before the next is formed.
+
+A *cut* is a tensor that everything above it depends on alone: the residual stream between two
+blocks. Token gradients are carried from cut to cut, and *level* k is what lies right below cut k::
+
+              positions of the response
+              p p p y y y y y y y y
+              ├──── span 0 ────┤           tokens are taken in *spans*: a token's gradient reaches
+              ├────── span 1 ───────┤      no position after it, so a span's graph ends with it
+
+    cut 0     ───────────────────────      what the output head was given
+                last block                  level 0: contracted first
+    cut 1     ───────────────────────
+                block before it             level 1
+    cut 2     ───────────────────────
+                first block, embedding      level 2: nothing below it but leaves
+
+Whether a block's input is a cut is found by walking down the graph from the cut above with that
+input as a *wall*: it is one if no leaf is reached around it. Short rows are run as a batch of equal
+rows, each with another token's gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +35,7 @@ from torch.autograd.graph import get_gradient_edge
 from toolkit.gradients._activations import slopes_kept
 from toolkit.gradients._passes import joined, recording
 from toolkit.gradients._plan import Plan
-from toolkit.gradients._rules import Embedding, Linear, Use, symmetric
+from toolkit.gradients._rules import Linear, Use
 from toolkit.model.forward import Row, head_inputs, one_position, scored_logps
 
 SPAN = 16  # tokens that share a graph: fewer cut off more positions, more save forward passes
@@ -52,8 +67,8 @@ def token_gram(
             with torch.no_grad():
                 for module, uses in zip(group, found, strict=True):
                     gram += plan.rules[module].gram(uses)
-                    if plan.tied and module is plan.tied[1]:
-                        gram += _tied_gram(plan.rules[module], sides, uses)
+                    if plan.tied and module is plan.tied.embedding:
+                        gram += plan.tied.gram([side.head for side in sides], uses)
         done(level + 1, count)
     return torch.cat([s.logps for s in sides]), (gram + gram.T) / 2
 
@@ -87,8 +102,8 @@ class _Response:
         own = at.to(state.device) - (len(row[0]) - state.shape[1])
         grads, *logits = torch.autograd.grad(logps.sum(), [state, *found])
         wide = torch.promote_types(state.dtype, torch.float32)
-        self.logps, self.hidden = logps.detach(), state.detach()[0, own].to(wide)
-        self.head_grads = logits[0][0, own].to(wide) if logits else None
+        self.logps, hidden = logps.detach(), state.detach()[0, own].to(wide)
+        self.head = Use(hidden, logits[0][0, own].to(wide)) if logits else None
         # The gradient of every token at the cut reached so far, [tokens, positions, d].
         self.grads = grads.new_zeros(len(at), int(at[-1]) + 1, grads.shape[-1])
         self.grads[torch.arange(len(at)), at] = grads[0, own]
@@ -120,7 +135,7 @@ class _Response:
         for module in modules:
             calls = self.graphs[-1].calls[module]
             use = joined([(inputs, next(grads)) for _, inputs, _ in calls])
-            found.append(Use(use.inputs[0], use.grads))
+            found.append(Use(use.activations[0], use.backprops))
         return found
 
     def _buffer(self, index: int, first: Tensor, last: Tensor) -> Tensor:
@@ -249,27 +264,16 @@ def _head_gram(plan: Plan, sides: Sequence[_Response]) -> Tensor:
     """The head's part, or zeros where its parameters are not selected."""
     size = sum(len(s.logps) for s in sides)
     heads = [r for m, r in plan.rules.items() if isinstance(r, Linear) and m not in _called(sides)]
-    if not heads or sides[0].head_grads is None:
+    if not heads or sides[0].head is None:
         return torch.zeros(size, size, dtype=torch.float64)
     (rule,) = heads
-    grads, states = (torch.cat([getattr(s, n) for s in sides]) for n in ("head_grads", "hidden"))
+    states, grads = (torch.cat(both) for both in zip(*(s.head for s in sides), strict=True))
     ones = (states @ states.T) * bool(rule.weight) + bool(rule.bias)
     return (grads @ grads.T * ones).double().cpu()
 
 
 def _called(sides: Sequence[_Response]):
     return sides[0].graphs[-1].calls
-
-
-def _tied_gram(rule: Embedding, sides: Sequence[_Response], uses: Sequence[Use]) -> Tensor:
-    """Head gradients of one side with embedding gradients of the other, both ways."""
-    sums = [rule.scaled(*use) for use in uses]
-
-    def cross(i: int, j: int) -> Tensor:
-        head, ids = sides[i].head_grads[:, uses[j].inputs], sums[j]
-        return torch.einsum("ps,pd,qsd->pq", head, sides[i].hidden, ids).double().cpu()
-
-    return symmetric(2, lambda i, j: cross(i, j) + cross(j, i).T)
 
 
 def _groups(
