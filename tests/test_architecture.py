@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "dynamics": {"model", "entanglement"},
     "averaging": {"model"},
     "scoring": {"entanglement", "similarity"},
+    "measurement": {"entanglement", "similarity", "attribution"},
     "plots": set(),
 }
 # These stand above every module of the table.

@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 EXPLORER = """
 import toolkit as tk
 pairs = tk.load_pairs("single_token", limit=2)
-tk.PairExplorer(tk.load_model(), pairs, live=True)._view.map.live
+tk.PairExplorer(tk.load_model(), pairs, live=True).map.live
 """
 PLOT = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
 BACKEND = "import matplotlib\nmatplotlib.get_backend(auto_select=False)"
@@ -59,7 +59,7 @@ def test_an_unchosen_backend_stays_unchosen():
     script = (
         "import matplotlib, toolkit as tk\n"
         "explorer = tk.LossExplorer(tk.load_model(), tk.load_pairs('single_token', limit=1))\n"
-        "print(explorer._view.map.live, matplotlib.get_backend(auto_select=False))"
+        "print(explorer.map.live, matplotlib.get_backend(auto_select=False))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     command = [sys.executable, "-c", script]

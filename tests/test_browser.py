@@ -37,9 +37,9 @@ tk.DatasetExplorer(policy, pairs, scores=scores)""",
     "busy": """
 for k in range(25):
     explorer.beta = 0.01 * (k + 1)
-    explorer._view.show_all()""",
+    explorer.show()""",
     "draw anew": """
-picture = explorer._view.map
+picture = explorer.map
 picture.figure.canvas._force_full = True
 picture.redraw()""",
 }

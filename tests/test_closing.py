@@ -18,7 +18,7 @@ def pairs():
 
 def use_pairs(explorer):
     """Open every tab, and pick another pair in each: what is replaced must go as well."""
-    tabs = explorer._view.tabs.widget
+    tabs = explorer.tabs.widget
     for k in range(len(tabs.children)):
         tabs.selected_index = k
         explorer.selection = explorer.to_frame()["id"].iloc[k % 3]

@@ -8,7 +8,8 @@ import pytest
 from matplotlib.backend_bases import MouseEvent
 from PIL import Image
 
-from toolkit.widgets._parts import Picture, Quiet, png
+from toolkit.widgets.panels.figure import Picture, png
+from toolkit.widgets.panels.panel import Quiet
 
 DRAW = {"type": "draw"}
 

@@ -42,7 +42,7 @@ threads, picked = set(), []
 def watch(change):
     # Registered after the explorer's own callback: what the pick computed is there.
     threads.add(threading.get_ident())
-    found = explorer._state.contributions()
+    found = explorer.one.contributions()
     picked.append((explorer.selection, np.array_equal(found.with_chosen, tokens[found.id])))
 
 table.observe(watch, "selected_rows")

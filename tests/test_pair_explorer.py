@@ -8,25 +8,25 @@ import time
 
 import numpy as np
 import pytest
-from matplotlib.backend_bases import MouseEvent
+import traitlets
+from explorers import (
+    HOSTILE,
+    TEXTS,
+    artist,
+    click,
+    drawings,
+    make_pairs,
+    part,
+    points,
+    table,
+    texts,
+)
 
 import toolkit as tk
+from toolkit import measurement
 from toolkit.model.turns import alone
-from toolkit.widgets import _pair_state, _pair_tabs, _pair_text, pair_explorer
-
-HOSTILE = "<img src=x onerror=\"alert('a')\"><script>alert('b')</script>"
-TEXTS = [
-    ("The soup in the new place was", " warm and full of taste.", " cold and bland."),
-    ("Is the library open on Sunday?", " Yes, until six.", " No, never on a Sunday."),
-    (f"{HOSTILE} Was it good?", f" Yes {HOSTILE}", " No & <b>never</b>"),
-    ("My cousin painted the fence", " green.", " green!"),
-    ("Tell me a story.", " A fox met a crow on a hill.", " A fox met a cow on a hill."),
-]
-
-
-def make_pairs():
-    pairs = [tk.PreferencePair(f"p{k}", *row) for k, row in enumerate(TEXTS)]
-    return [*pairs[:2], tk.PreferencePair("<i>p2</i>", *TEXTS[2]), *pairs[3:]]
+from toolkit.widgets import pair_explorer
+from toolkit.widgets.panels import tabs
 
 
 @pytest.fixture(scope="module")
@@ -50,54 +50,32 @@ def explorer(policy, measured):
     shown.close()
 
 
-def view(explorer):
-    return explorer._view
-
-
-def selected_row(explorer):
-    return view(explorer).table._table.selected_rows
-
-
-def ring(explorer):
-    axes = view(explorer)._map_axes
-    return next(a for a in axes.collections if a.get_gid() == "ring").get_offsets()[0]
-
-
-def points(explorer):
-    axes = view(explorer)._map_axes
-    return next(a for a in axes.collections if a.get_gid() == "pairs")
-
-
-def click(explorer, x, y):
-    canvas = view(explorer).map.figure.canvas
-    event = MouseEvent("button_press_event", canvas, x, y, 1)
-    canvas.callbacks.process("button_press_event", event)
+def axes(explorer):
+    return explorer.map.figure.axes[0]
 
 
 def shown_everywhere(explorer, index):
     """Whether table, map, number field, sentence, prompt and numbers all show this pair."""
-    id, prompt = explorer._measurement.ids[index], explorer._measurement.pairs[index].prompt
-    v = view(explorer)
+    id, row = list(TEXTS.items())[index]
+    ring = artist(axes(explorer), "ring").get_offsets()[0]
     return (
         explorer.selection == id
-        and selected_row(explorer) == [index]
-        and v._choose.value == index + 1
-        and np.allclose(ring(explorer), points(explorer).get_offsets()[index])
-        and f"pair {html.escape(id)}" in v._status.value
-        and html.escape(prompt) in v._prompt.value
-        and f"pair {html.escape(id)}" in v._numbers.value
+        and table(explorer).selected_rows == [index]
+        and part(explorer, "pe-choose").value == index + 1
+        and np.allclose(ring, points(axes(explorer))[0][index])
+        and f"pair {html.escape(id)}" in part(explorer, "pe-status").value
+        and html.escape(row[0]) in part(explorer, "pe-prompt").value
+        and f"pair {html.escape(id)}" in part(explorer, "pe-numbers").value
     )
 
 
 PICKS = {
-    "table": lambda e: setattr(view(e).table._table, "selected_rows", [3]),
-    "number": lambda e: setattr(view(e)._choose, "value", 4),
+    "table": lambda e: setattr(table(e), "selected_rows", [3]),
+    "number": lambda e: setattr(part(e, "pe-choose"), "value", 4),
     "python": lambda e: setattr(e, "selection", "p3"),
-    "next": lambda e: [view(e)._next.click() for _ in range(3)],
-    "previous": lambda e: [view(e)._previous.click() for _ in range(2)],
-    "map": lambda e: click(
-        e, *points(e).get_offset_transform().transform(points(e).get_offsets()[3]) + 2
-    ),
+    "next": lambda e: [part(e, "pe-next").click() for _ in range(3)],
+    "previous": lambda e: [part(e, "pe-prev").click() for _ in range(2)],
+    "map": lambda e: click(e.map, points(axes(e))[1][3] + 2),
 }
 
 
@@ -108,51 +86,67 @@ def test_a_pick_anywhere_is_shown_everywhere(explorer, how):
     assert shown_everywhere(explorer, 3)
 
 
-def test_one_pick_is_handled_once(explorer, monkeypatch):
+def test_one_pick_is_drawn_once(explorer):
     """Parts that tell each other about a pick must not go round in circles."""
-    shown = []
-    show = view(explorer).show_pair
-    monkeypatch.setattr(view(explorer), "show_pair", lambda: (shown.append(1), show()))
-    view(explorer).table._table.selected_rows = [2]
-    view(explorer)._choose.value = 5
+    shown = drawings(explorer, "map")
+    table(explorer).selected_rows = [2]
+    part(explorer, "pe-choose").value = 5
     assert len(shown) == 2
 
 
-def test_one_setting_is_handled_once(explorer, monkeypatch):
+def test_one_setting_is_drawn_once(explorer):
     """A slider moved by Python must not set the value, and draw everything, once more."""
-    shown = []
-    monkeypatch.setattr(view(explorer), "show_map", lambda: shown.append(1))
+    shown = drawings(explorer, "map")
     explorer.beta = 0.2
     explorer.lr = 1e-8
-    view(explorer)._beta.value = 0.4
+    part(explorer, "pe-beta").value = 0.4
     assert len(shown) == 3
+
+
+def test_two_explorers_are_linked_in_one_line(explorer, policy, measured):
+    other = tk.PairExplorer(policy, make_pairs(), live=False, **measured)
+    traitlets.link((explorer, "selection"), (other, "selection"))
+    traitlets.link((explorer, "beta"), (other, "beta"))
+    part(other, "pe-choose").value = 4
+    assert shown_everywhere(explorer, 3) and shown_everywhere(other, 3)
+    part(explorer, "pe-beta").value = 0.7
+    assert "at β 0.7 and" in part(other, "pe-status").value
+    other.close()
+
+
+def test_settings_can_be_observed(explorer):
+    seen = []
+    explorer.observe(lambda change: seen.append((change["name"], change["new"])), ["beta", "lr"])
+    part(explorer, "pe-beta").value = 0.5
+    explorer.lr = 2e-3
+    assert seen == [("beta", 0.5), ("lr", 2e-3)]
 
 
 def test_a_cleared_selection_keeps_the_pair(explorer):
     """The browser deselects the old row before it selects the new one."""
     explorer.selection = "p1"
-    view(explorer).table._table.selected_rows = []
+    table(explorer).selected_rows = []
     assert explorer.selection == "p1"
 
 
 def test_a_click_away_from_every_point_picks_nothing(explorer):
     explorer.selection = "p1"
-    box = view(explorer)._map_axes.bbox
-    click(explorer, box.x0 + 3, box.y0 + 3)
-    click(explorer, 1, 1)
+    box = axes(explorer).bbox
+    click(explorer.map, (box.x0 + 3, box.y0 + 3))
+    click(explorer.map, (1, 1))
     assert explorer.selection == "p1"
 
 
 def test_rows_of_the_table_are_pairs_in_their_own_order(explorer):
     """Sorting and filtering happen in the browser: rows are named by their place in the data."""
-    frame = _pair_text.table_frame(explorer._state)
-    assert frame["id"].tolist() == explorer.to_frame()["id"].tolist() == explorer._measurement.ids
+    frame = table(explorer).df
+    assert len(frame) == 5 and explorer.to_frame()["id"].tolist() == list(TEXTS)
 
 
 def test_beta_and_lr_rescale_without_the_model(explorer, monkeypatch):
     before, rows = explorer.tokens(), explorer.to_frame()
     for name in ("token_contributions", "iter_pair_stats", "similarity"):
-        monkeypatch.setattr(_pair_state, name, lambda *a, **k: pytest.fail("model call"))
+        monkeypatch.setattr(measurement, name, lambda *a, **k: pytest.fail("model call"))
     explorer.beta = 0.2
     # The policy is its own reference, so a DPO weight is exactly β/2.
     np.testing.assert_allclose(
@@ -161,31 +155,31 @@ def test_beta_and_lr_rescale_without_the_model(explorer, monkeypatch):
     explorer.lr = 5e-3
     changed = explorer.to_frame()["predicted_chosen_delta"]
     np.testing.assert_allclose(changed, 10 * rows["predicted_chosen_delta"], rtol=1e-12)
-    assert "β 0.2 and learning rate 0.005" in view(explorer)._status.value
+    assert "β 0.2 and learning rate 0.005" in part(explorer, "pe-status").value
 
 
 def test_sliders_and_python_move_each_other(explorer):
-    view(explorer)._beta.value = 0.5
+    part(explorer, "pe-beta").value = 0.5
     assert explorer.beta == 0.5
     explorer.lr = 1e-8  # below the slider's range, which gives way
-    assert view(explorer)._lr.value == 1e-8
-    view(explorer)._color.value = "logp"
+    assert part(explorer, "pe-lr").value == 1e-8
+    part(explorer, "pe-color").value = "logp"
     assert explorer.color == "logp"
-    assert "log-probability of each token" in view(explorer)._strips.value
+    assert "log-probability of each token" in part(explorer, "pe-strips").value
 
 
 def test_table_takes_the_new_numbers(explorer):
-    before = view(explorer).table._table._dt_args["data_json"]
+    before = table(explorer)._dt_args["data_json"]
     explorer.lr = 2e-3
-    assert view(explorer).table._table._dt_args["data_json"] != before
+    assert table(explorer)._dt_args["data_json"] != before
 
 
 def test_colour_scale_stays_while_a_slider_moves(explorer):
-    scale = view(explorer)._scale
+    scale = explorer._scale
     explorer.lr = 3e-3
-    assert view(explorer)._scale == scale
-    view(explorer)._rescale.click()
-    assert view(explorer)._scale == pytest.approx(3 * scale)
+    assert explorer._scale == scale
+    part(explorer, "pe-fit").click()
+    assert explorer._scale == pytest.approx(3 * scale)
 
 
 def test_tokens_sum_to_the_pair(explorer):
@@ -195,64 +189,58 @@ def test_tokens_sum_to_the_pair(explorer):
     assert sums["rejected"] == pytest.approx(row["predicted_rejected_delta"], rel=1e-3)
 
 
-def test_results_of_a_pair_are_kept_and_bounded(explorer, monkeypatch):
-    calls, real = [], _pair_state.token_contributions
+def test_results_of_a_pair_are_kept(explorer, monkeypatch):
+    calls, real = [], measurement.token_contributions
     monkeypatch.setattr(
-        _pair_state, "token_contributions", lambda *a, **k: (calls.append(1), real(*a, **k))[1]
+        measurement, "token_contributions", lambda *a, **k: (calls.append(1), real(*a, **k))[1]
     )
     for id in ("p1", "p3", "p1", "p3"):
         explorer.selection = id
     assert len(calls) == 2
-    cache = _pair_state.Cache(2)
-    for key in "abcb":
-        cache.get(key, str)
-    assert ["a" in cache, "b" in cache, "c" in cache] == [False, True, True]
 
 
 def test_tabs_compute_when_opened(explorer, monkeypatch):
-    monkeypatch.setattr(_pair_tabs, "PATIENCE", 1e9)
-    tabs = view(explorer).tabs
-    assert not tabs.heat.children
-    for tab, box in ((1, tabs.heat), (2, tabs.prompt), (3, tabs.alike)):
-        tabs.widget.selected_index = tab
+    monkeypatch.setattr(tabs, "PATIENCE", 1e9)
+    shown = explorer.tabs
+    assert not shown.heat.children
+    for tab, box in ((1, shown.heat), (2, shown.prompt), (3, shown.alike)):
+        shown.widget.selected_index = tab
         assert box.children
-    assert bytes(tabs.heat.children[0].value).startswith(b"\x89PNG")
-    gap = explorer._state.attributions().gaps["margin"]
-    assert f"{gap:+.3g}".replace("-", "−") in tabs.prompt.children[0].value
-    before = tabs.alike.children
+    assert bytes(shown.heat.children[0].value).startswith(b"\x89PNG")
+    gap = explorer.one.attributions().gaps["margin"]
+    assert f"{gap:+.3g}".replace("-", "−") in shown.prompt.children[0].value
+    before = shown.alike.children
     explorer.lr = 2e-3
-    assert tabs.alike.children != before
+    assert shown.alike.children != before
 
 
 def test_slow_tab_asks_before_it_computes(explorer, monkeypatch):
-    monkeypatch.setattr(_pair_tabs, "PATIENCE", -1.0)
-    tabs = view(explorer).tabs
-    tabs.widget.selected_index = 1
-    start, words = tabs.heat.children[0].children
+    monkeypatch.setattr(tabs, "PATIENCE", -1.0)
+    shown = explorer.tabs
+    shown.widget.selected_index = 1
+    start, words = shown.heat.children[0].children
     assert start.description.startswith("Compute (about")
     monkeypatch.setattr(
-        explorer._state, "matrix", lambda: (_ for _ in ()).throw(KeyboardInterrupt())
+        measurement, "token_matrix", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt())
     )
     start.click()
     assert words.value == "Stopped." and not start.disabled
 
 
 def test_failing_callback_is_told(explorer, monkeypatch):
-    monkeypatch.setattr(view(explorer), "show_pair", lambda: 1 / 0)
+    monkeypatch.setattr(explorer.panels["map"], "draw", lambda changed: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        view(explorer)._choose.value = 2
-    assert "ZeroDivisionError" in view(explorer)._note.value
+        part(explorer, "pe-choose").value = 2
+    assert "ZeroDivisionError" in part(explorer, "pe-note").value
 
 
 def test_text_from_data_is_never_html(explorer):
     explorer.selection = "<i>p2</i>"
-    v = view(explorer)
-    parts = [v._status, v._prompt, v._strips, v._numbers, v._header, v._note]
-    for shown in [*(part.value for part in parts), explorer.to_html()]:
+    for shown in texts(explorer):
         assert "<script" not in shown and "<img src=x" not in shown and "<i>p2" not in shown
-    data = v.table._table._dt_args["data_json"]
+    data = table(explorer)._dt_args["data_json"]
     assert "<" not in data and "&lt;script&gt;" in data
-    assert html.escape(HOSTILE) in v._prompt.value
+    assert html.escape(HOSTILE) in part(explorer, "pe-prompt").value
 
 
 def test_still_copy_holds_the_numbers_of_the_frame(explorer):
@@ -284,10 +272,10 @@ def test_figure_needs_no_screen(explorer):
 
 def test_without_ipympl_the_map_is_a_picture(policy, measured):
     explorer = tk.PairExplorer(policy, make_pairs(), live=False, selection="p0", **measured)
-    before = view(explorer).map.widget.value
+    before = explorer.map.widget.value
     explorer.selection = "p3"
     assert bytes(before).startswith(b"\x89PNG")
-    assert bytes(view(explorer).map.widget.value) != bytes(before)
+    assert bytes(explorer.map.widget.value) != bytes(before)
 
 
 def test_statistics_in_another_order_find_their_pairs(policy, measured):
@@ -313,7 +301,7 @@ def slow(monkeypatch):
 
 
 def test_interrupt_keeps_what_is_measured(policy, slow, monkeypatch):
-    step, calls = _pair_state.Measurement.step, []
+    step, calls = measurement.Measurement.step, []
 
     def interrupted(self, count):
         calls.append(count)
@@ -321,41 +309,41 @@ def test_interrupt_keeps_what_is_measured(policy, slow, monkeypatch):
             raise KeyboardInterrupt
         step(self, count)
 
-    monkeypatch.setattr(_pair_state.Measurement, "step", interrupted)
+    monkeypatch.setattr(measurement.Measurement, "step", interrupted)
     explorer = tk.PairExplorer(policy, make_pairs())
     assert len(explorer.to_frame()) == 2
-    assert "2 of 5 pairs measured" in view(explorer)._note.value
+    assert "2 of 5 pairs measured" in part(explorer, "pe-note").value
     assert "2 of 5 pairs measured" in explorer.to_html()
     first = explorer.selection
-    view(explorer)._next.click()
+    part(explorer, "pe-next").click()
     assert {first, explorer.selection} == {"p0", "p1"}
-    view(explorer)._next.click()
+    part(explorer, "pe-next").click()
     assert explorer.selection == first  # round the two that are there
     assert len(explorer.measure().to_frame()) == 5
-    assert "measured" not in view(explorer)._note.value
-    assert view(explorer)._progress.layout.display == "none"
+    assert "measured" not in part(explorer, "pe-note").value
+    assert part(explorer, "pe-progress").layout.display == "none"
 
 
 def test_background_measuring_stops_and_goes_on(policy, slow):
     async def session():
         explorer = tk.PairExplorer(policy, make_pairs())
-        done = [explorer._measurement.done]
-        while explorer._measurement.done == done[0]:
+        done = [explorer.results.measurement.done]
+        while explorer.results.measurement.done == done[0]:
             await asyncio.sleep(0)
-        view(explorer)._stop.click()
-        while explorer._task is not None:
+        part(explorer, "pe-stop").click()
+        while explorer._background.running:
             await asyncio.sleep(0.01)
-        done.append(explorer._measurement.done)
+        done.append(explorer.results.measurement.done)
         assert len(explorer.to_frame()) == done[1]
-        assert view(explorer)._stop.description == "Continue"
-        view(explorer)._stop.click()
-        while explorer._task is not None:
+        assert part(explorer, "pe-stop").description == "Continue"
+        part(explorer, "pe-stop").click()
+        while explorer._background.running:
             await asyncio.sleep(0.01)
         return done, explorer
 
     done, explorer = asyncio.run(session())
     assert done[0] == 2 and 2 < done[1] < 5
-    assert len(view(explorer).table._table.df) == 5
+    assert len(table(explorer).df) == 5
 
 
 def test_python_waits_for_background_measuring(policy, slow):
@@ -373,8 +361,8 @@ def test_pair_that_cannot_be_scored_is_named(policy, measured):
     pairs = [bad, *make_pairs()]
     explorer = tk.PairExplorer(policy, pairs, **measured)
     assert explorer.skipped["id"].tolist() == ["too <b>long"]
-    assert "1 of 6 pairs cannot be scored" in view(explorer)._note.value
-    assert "too &lt;b&gt;long" in view(explorer)._note.value
+    assert "1 of 6 pairs cannot be scored" in part(explorer, "pe-note").value
+    assert "too &lt;b&gt;long" in part(explorer, "pe-note").value
     assert len(explorer.to_frame()) == 5
     with pytest.raises(ValueError, match="cannot be scored"):
         explorer.selection = bad.id
@@ -401,9 +389,9 @@ def test_loss_without_beta_has_none(policy, measured):
         return rejected_logps - weight * chosen_logps
 
     explorer = tk.PairExplorer(policy, make_pairs(), loss=likelihood, weight=2.0, **measured)
-    assert explorer.beta is None and view(explorer)._beta.disabled
+    assert explorer.beta is None and part(explorer, "pe-beta").disabled
     assert set(explorer.to_frame()["d_chosen"]) == {2.0}
-    assert "A likelihood step at learning rate" in view(explorer)._status.value
+    assert "A likelihood step at learning rate" in part(explorer, "pe-status").value
     with pytest.raises(ValueError, match="no β"):
         explorer.beta = 0.1
 
@@ -429,25 +417,14 @@ def test_bad_input_says_what_is_allowed(policy, measured):
             tk.PairExplorer(*given, **options)
 
 
-def test_a_batch_that_was_halved_for_memory_is_one_measurement(policy, monkeypatch):
-    """Where memory runs out, ``iter_pair_stats`` yields the batch in parts."""
-    pairs = tk.load_pairs("single_token", limit=3)
-    real = _pair_state.iter_pair_stats
-    halved = lambda *given, batch_size, **more: real(*given, batch_size=1, **more)  # noqa: E731
-    monkeypatch.setattr(_pair_state, "iter_pair_stats", halved)
-    measurement = _pair_state.Measurement(policy, pairs, "all")
-    measurement.step(3)
-    assert list(measurement.results()[0].ids) == [pair.id for pair in pairs]
-
-
 def test_a_pick_that_waits_for_the_model_says_so(policy, explorer):
     """A cell computes on the model: the pick is made when it is done, and nothing is lost."""
-    inside, leave, note = threading.Event(), threading.Event(), view(explorer)._note
+    inside, leave, note = threading.Event(), threading.Event(), part(explorer, "pe-note")
     said, cell = note.value, alone(lambda policy: inside.set() or leave.wait(60))
     threads = [threading.Thread(target=cell, args=(policy,), daemon=True)]
     threads[0].start()
     assert inside.wait(60)
-    pick = {"target": setattr, "args": (view(explorer)._choose, "value", 4), "daemon": True}
+    pick = {"target": setattr, "args": (part(explorer, "pe-choose"), "value", 4), "daemon": True}
     threads.append(threading.Thread(**pick))
     threads[1].start()
     until = time.monotonic() + 600

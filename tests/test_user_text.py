@@ -16,7 +16,7 @@ import pytest
 import toolkit as tk
 from toolkit import plots
 from toolkit.plots import _user_text
-from toolkit.widgets import _dataset_text, _loss_text, _pair_text
+from toolkit.widgets import _dataset_text, _loss_text, words
 
 PRICE = r"$\frac{1}{$ and $10"
 OVERRIDE = "5\u202e01\u2066x\u200b\u00ad\x1b[31m"
@@ -63,7 +63,7 @@ def views():
     data = tk.DatasetExplorer(policy, pairs, live=False)
     run = tk.TrajectoryExplorer(policy, pairs, steps=1, batch_size=2, live=False).run()
     tables = [
-        _pair_text.table_frame(pair._state),
+        words.pair_table(pair.results),
         _loss_text.table_frame(loss._state),
         _dataset_text.table_frame(data._state, range(len(pairs))),
     ]

@@ -9,7 +9,7 @@ import ipywidgets as w
 import numpy as np
 from matplotlib.widgets import LassoSelector, RectangleSelector
 
-from toolkit.widgets._parts import REACH, Picture
+from toolkit.widgets.panels.figure import REACH, Picture
 
 STILL = 4  # pixels that a click may move
 KEYS = {"left": (0, -1), "right": (0, 1), "down": (1, -1), "up": (1, 1)}

@@ -12,11 +12,11 @@ import pandas as pd
 from matplotlib.path import Path as Outline
 
 from toolkit.entanglement import suggest_lr
+from toolkit.measurement import SCORES, Cache, Measurement, PairResult, PairResults
 from toolkit.model import Policy
 from toolkit.pairs import PairList, PreferencePair
 from toolkit.scoring import FilteredPairs, export_pairs, filter_pairs, length_confound
 from toolkit.widgets._dataset_scores import Scores, no_numbers, number_columns
-from toolkit.widgets._pair_state import SCORES, Cache, Measurement, PairState
 
 FIRST = ("ln_ches", "ches", "cosine", "length_difference", "kappa", "neg_edit_distance",
          "last_hidden_inner")  # fmt: skip
@@ -261,7 +261,7 @@ class DatasetState:
             raise ValueError(f"which={which!r}: no pair is {which}")
         return Path(export_pairs(pairs, Path(path).expanduser(), format=format)), len(pairs)
 
-    def details(self) -> PairState:
+    def details(self) -> PairResult:
         """Return the state of the picked pair alone: tokens, predictions; measured when asked.
 
         Raises:
@@ -269,12 +269,12 @@ class DatasetState:
         """
         return self._details.get(self.index, self._measure_picked)
 
-    def _measure_picked(self) -> PairState:
+    def _measure_picked(self) -> PairResult:
         row = self.frame.iloc[[self.index]]
         known = all(name in row and not math.isnan(row[name].iloc[0]) for name in SCORES)
         alone = Measurement(self.policy, [self.pair], "all", scores=row if known else None)
         alone.step(1)
-        return PairState(alone, "dpo", BETA, self.lr, {})
+        return PairResults(alone, "dpo", BETA, self.lr, {}).at(0)
 
 
 def share(value: float) -> float:

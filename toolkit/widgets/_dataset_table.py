@@ -6,7 +6,7 @@ import numpy as np
 
 from toolkit.widgets import _dataset_text as text
 from toolkit.widgets._dataset_state import DatasetState
-from toolkit.widgets._table import PairTable
+from toolkit.widgets.panels.table import PairTable
 
 
 class PartTable(PairTable):

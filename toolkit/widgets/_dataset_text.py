@@ -9,12 +9,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from toolkit import plots
+from toolkit.measurement import PairResult
 from toolkit.plots import REGIME_WORDS, html_text, visible_text, visible_token
 from toolkit.widgets._dataset_scores import UNMEASURED
 from toolkit.widgets._dataset_state import DatasetState
-from toolkit.widgets._pair_state import PairState
-from toolkit.widgets._pair_text import NAMED, STYLE, one_line, prompt_box, sentence
-from toolkit.widgets._parts import png, short, token_words
+from toolkit.widgets.panels.figure import png
+from toolkit.widgets.words import (
+    NAMED,
+    STYLE,
+    one_line,
+    prompt_box,
+    short,
+    step_sentence,
+    token_words,
+)
 
 CUT = 60  # characters of a text in the table
 EXTRA_STYLE = """<style>
@@ -134,13 +142,13 @@ def _confound(state: DatasetState) -> str:
     )
 
 
-def detail(alone: PairState) -> dict[str, str]:
+def detail(alone: PairResult) -> dict[str, str]:
     """The picked pair: sentence, prompt, strips and numbers."""
     return {
-        "say": sentence(alone),
+        "say": step_sentence(alone),
         "prompt": prompt_box(alone.pair.prompt_text),
-        "strips": plots.token_strip_html(alone.tokens(), value=alone.color),
-        "numbers": plots.numbers_table(alone.frame, picked=alone.pair.id),
+        "strips": plots.token_strip_html(alone.tokens(), value="predicted_delta"),
+        "numbers": plots.numbers_table(alone.results.frame, picked=alone.pair.id),
     }
 
 

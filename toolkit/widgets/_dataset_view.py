@@ -13,8 +13,9 @@ from toolkit.widgets._dataset_export import ExportRow
 from toolkit.widgets._dataset_pointer import Pointer
 from toolkit.widgets._dataset_state import PARTS, DatasetState
 from toolkit.widgets._dataset_table import PartTable
-from toolkit.widgets._pair_tabs import PairTabs
-from toolkit.widgets._parts import Events, Picture
+from toolkit.widgets._events import Events
+from toolkit.widgets.panels.figure import Picture
+from toolkit.widgets.panels.pair_tabs import PairTabs
 
 SETTLE = 0.4  # seconds of rest before the table takes other rows
 WIDE = {"description_width": "auto"}
@@ -241,15 +242,14 @@ class DatasetView(Events):
         for name, value in text.details_of(self.state).items():
             getattr(self, f"_{name}").value = value
         try:
-            alone = self.state.details()
+            self.state.details()
         except ValueError:
             self._more.children = [self._strips]
             return
         if self._tabs is None:
             # Among others the scatter ranks the pair, no tab.
             tokens = w.VBox([self._strips, self._numbers])
-            self._tabs = PairTabs(alone, tokens, self._event, rank=False)
-        self._tabs.state = alone
+            self._tabs = PairTabs(self.state.details, tokens, self._event, rank=False)
         self._more.children = [self._tabs.widget]
         self._tabs.show()
 

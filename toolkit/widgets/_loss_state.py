@@ -14,9 +14,9 @@ from toolkit.checks import finite, is_finite_number, positive
 from toolkit.entanglement import FIRST_ORDER_NATS, entanglement, suggest_lr
 from toolkit.gradients import PairStats
 from toolkit.losses import LOSSES, check_loss, hyper_parameters
+from toolkit.measurement import Cache, Measurement
 from toolkit.pairs import PreferencePair
-from toolkit.widgets._pair_state import Cache, Measurement
-from toolkit.widgets._parts import signed
+from toolkit.widgets.words import signed
 
 SIGNS = {
     "beta": "β",

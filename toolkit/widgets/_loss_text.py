@@ -10,9 +10,17 @@ from matplotlib.figure import Figure
 from toolkit import plots
 from toolkit.plots import html_text, visible_token
 from toolkit.widgets._loss_state import SIGNS, LossState
-from toolkit.widgets._pair_text import NAMED, STYLE, one_line, prompt_box
-from toolkit.widgets._parts import png, short, signed, token_words
-from toolkit.widgets._step_words import outcome
+from toolkit.widgets.panels.figure import png
+from toolkit.widgets.words import (
+    NAMED,
+    STYLE,
+    one_line,
+    outcome,
+    prompt_box,
+    short,
+    signed,
+    token_words,
+)
 
 NAMED_LOSSES = 4  # losses that a slider names before it counts the rest
 EXTRA_STYLE = """<style>

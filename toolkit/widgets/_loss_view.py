@@ -7,9 +7,10 @@ import numpy as np
 
 from toolkit import plots
 from toolkit.widgets import _loss_text as text
+from toolkit.widgets._events import Events
 from toolkit.widgets._loss_state import SHIFTS, LossState
-from toolkit.widgets._parts import Events, Picture, pointed_at
-from toolkit.widgets._table import PairTable
+from toolkit.widgets.panels.figure import Picture, pointed_at
+from toolkit.widgets.panels.table import PairTable
 
 # Values that a slider offers beside "default"; a loss without a limit there may refuse some.
 LADDERS = {

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from toolkit import plots
 from toolkit.widgets import _trajectory_text as text
-from toolkit.widgets._parts import Picture
 from toolkit.widgets._trajectory_state import TrajectoryState
+from toolkit.widgets.panels.figure import Picture
 
 
 class Lines:

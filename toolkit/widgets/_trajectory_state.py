@@ -15,9 +15,9 @@ import torch
 from toolkit.checks import whole
 from toolkit.dynamics import TrainingRun, Trajectory, mass_flow
 from toolkit.losses import LOSSES
+from toolkit.measurement import Cache
 from toolkit.model import Policy
 from toolkit.pairs import PreferencePair
-from toolkit.widgets._pair_state import Cache
 
 COLORS = {
     "since_start": "change since the start",

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from toolkit import plots
 from toolkit.plots import REGIME_WORDS, html_text, visible_token
-from toolkit.widgets._pair_text import STYLE, failure, prompt_box
-from toolkit.widgets._parts import png, short, signed, token_words
 from toolkit.widgets._trajectory_state import ACTUAL, SINCE, TrajectoryState
+from toolkit.widgets.panels.figure import png
+from toolkit.widgets.words import STYLE, failure, prompt_box, short, signed, token_words
 
 SMALL = ("loss", "margin", "kl")
 TITLES = {"loss": "loss", "margin": "margin of the rewards", "kl": "KL to the reference, nats"}

@@ -12,11 +12,12 @@ from toolkit.dynamics import OPTIMIZERS
 from toolkit.losses import LOSSES
 from toolkit.plots import visible_token
 from toolkit.widgets import _trajectory_text as text
-from toolkit.widgets._browser import Browser
-from toolkit.widgets._pair_tabs import _image
-from toolkit.widgets._parts import Events, refill
+from toolkit.widgets._events import Events
 from toolkit.widgets._trajectory_lines import Lines
 from toolkit.widgets._trajectory_state import COLORS, TrajectoryState
+from toolkit.widgets.panels.browser import Browser
+from toolkit.widgets.panels.figure import image
+from toolkit.widgets.panels.panel import refill
 
 SETTLE = 0.25  # seconds of rest before the flow of probability is measured
 
@@ -298,7 +299,7 @@ class TrajectoryView(Events):
         if key == self._flow_shown:
             return
         try:
-            self._fill_flow(_image(text.flow_figure(self.state), 110), shown=key)
+            self._fill_flow(image(text.flow_figure(self.state), 110), shown=key)
         except Exception as error:  # a timer's error would be shown nowhere
             self._fill_flow(w.HTML(text.failure(error)))
 

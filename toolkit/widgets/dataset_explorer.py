@@ -19,9 +19,9 @@ from toolkit.widgets import _dataset_text as text
 from toolkit.widgets._dataset_scores import Scores, check_columns
 from toolkit.widgets._dataset_state import DatasetState, share
 from toolkit.widgets._dataset_view import DatasetView
-from toolkit.widgets._pair_text import TWIN
-from toolkit.widgets._parts import Still
 from toolkit.widgets.pair_explorer import PairExplorer
+from toolkit.widgets.panels.figure import Still
+from toolkit.widgets.words import TWIN
 
 
 class DatasetExplorer:

@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 
 from toolkit.checks import positive
 from toolkit.gradients import PairStats
+from toolkit.measurement import Measurement
 from toolkit.model import Params, Policy
 from toolkit.model.inputs import skipped_frame, skipped_pairs
 from toolkit.pairs import PreferencePair
 from toolkit.widgets import _loss_text as text
 from toolkit.widgets._loss_state import LossState
 from toolkit.widgets._loss_view import LossView
-from toolkit.widgets._pair_state import Measurement
-from toolkit.widgets._pair_text import TWIN
-from toolkit.widgets._parts import Still
+from toolkit.widgets.panels.figure import Still
+from toolkit.widgets.words import TWIN
 
 
 class LossExplorer:

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-import asyncio
-import difflib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import ipywidgets as w
 import pandas as pd
-from IPython.display import HTML, display
+import traitlets
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
 
 from toolkit import plots
 from toolkit.checks import choice, positive
 from toolkit.gradients import PairStats
+from toolkit.measurement import Measurement, PairResult, PairResults, check_step
 from toolkit.model import Params, Policy
 from toolkit.model.inputs import skipped_frame, skipped_pairs
-from toolkit.model.turns import told_of_waiting
 from toolkit.pairs import PreferencePair
-from toolkit.widgets import _pair_text as text
-from toolkit.widgets._pair_state import COLORS, Measurement, PairState, check_step
-from toolkit.widgets._pair_view import PairView
-from toolkit.widgets._parts import Still
+from toolkit.widgets import words
+from toolkit.widgets.background import Background
+from toolkit.widgets.explorer import Explorer
+from toolkit.widgets.panels.controls import button, column, dropdown, log_slider, number, row
+from toolkit.widgets.panels.figure import Picture, Still, image_html, pointed_at
+from toolkit.widgets.panels.pair_tabs import RANK, PairTabs
+from toolkit.widgets.panels.panel import Panel, Text
+from toolkit.widgets.panels.progress import Progress
+from toolkit.widgets.panels.table import PairTable
 
 BATCH = 8
 AT_ONCE = 2.0  # seconds of measuring that are not worth a progress bar
 TURN = 0.3  # seconds of measuring between two looks at what the user did
 REFRESH = 4.0  # seconds between two refreshes of table and map while measuring
+COLORS = {
+    "predicted_delta": "predicted change",
+    "with_chosen": "pull of the chosen gradient",
+    "with_rejected": "pull of the rejected gradient",
+    "logp": "log-probability",
+}
 
 
-class PairExplorer:
+class PairExplorer(Explorer):
     """Explore preference pairs: what a step does to each response, which tokens, how alike.
 
     Shown in a notebook it is a table, the entanglement map, token strips and numbers, linked both
@@ -75,6 +83,11 @@ class PairExplorer:
         'predicted_delta'
     """
 
+    selection = traitlets.Any(help="id of the picked pair")
+    beta = traitlets.Any(help="β of the loss, None for a loss without one")
+    lr = traitlets.Any(help="learning rate of the predicted step")
+    color = traitlets.Any("predicted_delta", help=f"column the strips show: {', '.join(COLORS)}")
+
     def __init__(
         self,
         policy: Policy,
@@ -91,225 +104,311 @@ class PairExplorer:
         **hparams: float,
     ):
         check_step(loss, beta, lr, hparams)
-        self._measurement = Measurement(policy, pairs, params, stats, similarity)
-        place = None if selection is None else self._place_of(selection)
-        if not self._measurement.finished:
-            self._measurement.step(1)
-            self._measurement.step(self._turn())
+        super().__init__()
         self._skipped_before = len(getattr(pairs, "skipped", ()))
-        self._task: asyncio.Task | None = None
-        self._stopped = False
-        self._state = PairState(self._measurement, loss, beta, lr, hparams)
-        if place is not None and place < self._measurement.done:
-            self._state.index = place
-        self._view = PairView(self._state, self._skipped_before, live, self._stop_or_go)
-        self.widget = self._view.widget
-        self._twin = None
-        self._view.show_all()
-        self._view.show_progress(False)
+        m = self._measurement = Measurement(policy, pairs, params, stats, similarity)
+        place = None if selection is None else m.place_of(selection)
+        if not m.finished:
+            m.step(1)
+            m.step(self._turn())
+        self.results = PairResults(m, loss, beta, lr, hparams)
+        self._picked, self._given_lr = place is not None and place < m.done, lr is not None
+        start = selection if self._picked else m.ids[self.results.worst]
+        if self.results.has_beta:
+            self.beta = beta
+        self.lr, self.selection = self.results.lr, start
+        self._background = Background(
+            self._steps, progress=lambda: self.show("progress"), refresh=self._take_in,
+            rest=self._rest, every=REFRESH, waiting=self.say_waiting,
+        )  # fmt: skip
+        self._build(live)
+        self.show("progress")
         self._measure_rest()
         if selection is not None:
             self.selection = selection
 
-    @property
-    def selection(self) -> str:
-        """Id of the picked pair; setting it picks another one.
+    # ----------------------------------------------------------------- traits
 
-        Raises:
-            ValueError: If no pair has this id; the message names close ones.
-        """
-        return self._state.pair.id
-
-    @selection.setter
-    def selection(self, id: str) -> None:
-        m, place = self._measurement, self._place_of(id)
+    @traitlets.validate("selection")
+    def _check_selection(self, proposal) -> str:
+        m, id = self._measurement, proposal["value"]
+        place = m.place_of(id)
         if place >= m.done:
             self._wait()
         if place >= m.done:
             raise ValueError(f"selection={id!r} is not measured yet: measure() continues")
-        self._view.pick(place)
+        return id
+
+    @traitlets.validate("beta")
+    def _check_beta(self, proposal) -> float:
+        if not self.results.has_beta:
+            raise ValueError(f"beta: the loss {self.results.loss_name} has no β")
+        return positive("beta", proposal["value"])
+
+    @traitlets.validate("lr")
+    def _check_lr(self, proposal) -> float:
+        return positive("lr", proposal["value"])
+
+    @traitlets.validate("color")
+    def _check_color(self, proposal) -> str:
+        return choice("color", proposal["value"], COLORS)
+
+    def compute(self, name: str) -> None:
+        """Take in what the user has picked or set."""
+        self._picked |= name == "selection"
+        self._given_lr |= name == "lr"
+        if name in ("beta", "lr"):
+            self._update()
+
+    def _update(self) -> None:
+        beta = self.results.beta if self.beta is None else self.beta
+        self.results.update(beta, self.lr if self._given_lr else None)
+
+    @property
+    def one(self) -> PairResult:
+        """The picked pair's results."""
+        return self.results.at(self._index)
+
+    @property
+    def _index(self) -> int:
+        return self._measurement.ids.index(self.selection)
 
     @property
     def pair(self) -> PreferencePair:
         """The picked pair."""
-        return self._state.pair
+        return self.one.pair
 
     @property
     def skipped(self) -> pd.DataFrame:
         """The pairs that cannot be scored: ``row, id, reason``."""
         return skipped_frame(skipped_pairs(self._measurement.skipped))
 
-    @property
-    def beta(self) -> float | None:
-        """β of the loss, ``None`` for a loss without one; settable."""
-        return self._state.beta if self._state.has_beta else None
+    # ----------------------------------------------------------------- panels
 
-    @beta.setter
-    def beta(self, value: float) -> None:
-        if not self._state.has_beta:
-            raise ValueError(f"beta: the loss {self._state.loss_name} has no β")
-        self._view.set("beta", positive("beta", value))
+    def _build(self, live: bool) -> None:
+        self.table = PairTable(lambda row: self.event(self._pick, row), lowest_first="Δ chosen")
+        self.map = Picture(430, 370, live=live)
+        self.map.connect("button_press_event", lambda e: self.event(self._point_at, e))
+        self._strips, self._scale = w.HTML(), None
+        step = ("results", "selection", "beta", "lr")
+        self.panels = {
+            "header": Text(lambda: words.pair_header(self.results), on=step),
+            "note": Text(self._note, on=["results", "progress"], widget=self.note),
+            "status": Text(lambda: words.step_sentence(self.one), on=step),
+            "prompt": Text(
+                lambda: words.prompt_box(self.pair.prompt_text), on=["results", "selection"]
+            ),
+            "strips": Panel(
+                self._draw_strips,
+                lambda: plots.token_strip_html(self.one.tokens(), value=self.color),
+                on=[*step, "color", "fit"],
+                measures=True,
+            ),
+            "numbers": Text(
+                lambda: plots.numbers_table(self.results.frame, picked=self.selection), on=step
+            ),
+            "map": Panel(self._draw_map, self._map_html, on=step),
+            "table": Panel(self._draw_table, on=["results"], late=["beta", "lr"]),
+            "row": Panel(lambda _: self.table.select(self._index), on=["selection"]),
+            "progress": Panel(self._draw_progress, on=["progress"]),
+            "tabs": Panel(
+                self._draw_tabs, on=["results", "selection"], late=["beta", "lr"], measures=True
+            ),
+        }
+        tokens = w.VBox([self._strips, self.panels["numbers"].widget])
+        self.tabs = PairTabs(lambda: self.one, tokens, self.event)
+        self._build_controls()
+        self._lay_out()
 
-    @property
-    def lr(self) -> float:
-        """Learning rate of the predicted step; settable."""
-        return self._state.lr
+    def _build_controls(self) -> None:
+        ids = self._measurement.ids
+        self._previous, self._next = [
+            button(text, lambda by=by: self.event(self._step, by), icon=f"chevron-{way}")
+            for text, way, by in (("previous", "left", -1), ("next", "right", 1))
+        ]
+        self._choose = number("", 1, 170)
+        self.bind(
+            "selection", self._choose,
+            show=lambda id: ids.index(id) + 1, read=lambda place: ids[place - 1],
+        )  # fmt: skip
+        self._beta = log_slider("β", -3, 1, 320)
+        self._beta.disabled = not self.results.has_beta
+        self._lr = log_slider("learning rate", -6, 0, 395)
+        self._color = dropdown("colour", COLORS, 270)
+        for name in ("beta", "lr", "color"):
+            self.bind(name, getattr(self, f"_{name}"))
+        self._fit = button(
+            "fit colours", lambda: self.event(self.show, "fit"),
+            tip="the colour scale stays while a slider moves; this fits it anew",
+        )  # fmt: skip
+        self.progress = Progress(lambda: self.event(self._stop_or_go))
 
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self._view.set("lr", positive("lr", value))
+    def _lay_out(self) -> None:
+        part = {
+            name: panel.widget for name, panel in self.panels.items() if hasattr(panel, "widget")
+        }
+        table = column(self.table.widget, flex="1 1 380px", min_width="0")
+        picture = column(self.map.widget, flex="0 0 auto")
+        rows = [
+            row(table, picture, align_items="flex-start"),
+            row(self._previous, self._next, self._choose, self._color, self._fit),
+            row(self._beta, self._lr),
+        ]
+        above = part["header"], part["note"], self.progress.widget
+        root = column(
+            *above, *rows, part["status"], part["prompt"], self.tabs.widget,
+            width="100%", grid_gap="6px",
+        )  # fmt: skip
+        self.open(root, {
+            "pe-table": table, "pe-map": picture, "pe-strips": self._strips,
+            "pe-progress": self.progress.widget, "pe-stop": self.progress.stop,
+            "pe-prev": self._previous, "pe-next": self._next, "pe-choose": self._choose,
+            "pe-beta": self._beta, "pe-lr": self._lr, "pe-color": self._color, "pe-fit": self._fit,
+            "pe-tabs": self.tabs.widget,
+        })  # fmt: skip
 
-    @property
-    def color(self) -> str:
-        """Column the strips show: predicted_delta, with_chosen, with_rejected or logp; settable."""
-        return self._state.color
+    def _note(self) -> str:
+        error, m = self._background.error, self._measurement
+        failed = [] if error is None else [f"Measuring failed. {words.failure(error)}."]
+        return words.quiet(failed + words.missing(m) + words.skipped_before(self._skipped_before))
 
-    @color.setter
-    def color(self, value: str) -> None:
-        self._view.set("color", choice("color", value, COLORS))
+    def _draw_strips(self, changed: frozenset[str]) -> None:
+        """Draw the token strips; the colour scale stays while a slider moves."""
+        tokens = self.one.tokens()
+        if not changed or changed & {"results", "selection", "color", "fit"}:
+            self._scale = float(tokens[self.color].abs().max()) or None
+        self._strips.value = plots.token_strip_html(tokens, value=self.color, vmax=self._scale)
 
-    def measure(self) -> PairExplorer:
-        """Measure the pairs that are still missing; an interrupt keeps those that are done."""
-        self._end_task()
-        m, self._stopped = self._measurement, False
-        quick = m.finished or m.seconds_left <= AT_ONCE
-        try:
-            with tqdm(total=len(m), initial=m.done, unit="pair", disable=quick) as bar:
-                while not m.finished:
-                    before = m.done
-                    m.step(self._turn())
-                    bar.update(m.done - before)
-        except KeyboardInterrupt:
-            self._stopped = True
-        self._take_in()
-        return self
+    def _draw_map(self, changed: frozenset[str]) -> None:
+        frame, figure = self.results.frame, self.map.figure
+        with self.map.changing():
+            if not changed or "results" in changed:
+                figure.clear()
+                plots.entanglement_map(frame, picked=self.selection, ax=figure.subplots())
+                figure.set_layout_engine("constrained")
+            else:
+                plots.update_entanglement_map(figure.axes[0], frame, picked=self.selection)
+            self.map.redraw()
+
+    def _map_html(self) -> str:
+        figure = Figure(figsize=(6, 4.6), layout="constrained")
+        plots.entanglement_map(self.results.frame, picked=self.selection, ax=figure.subplots())
+        return image_html(figure, "entanglement map")
+
+    def _draw_table(self, changed: frozenset[str]) -> None:
+        self.table.show(words.pair_table(self.results), self._index)
+
+    def _draw_tabs(self, changed: frozenset[str]) -> None:
+        self.tabs.show(*([RANK] if changed and not changed & {"results", "selection"} else []))
+
+    # ----------------------------------------------------------------- what the user does
+
+    def _pick(self, index: int) -> None:
+        self.selection = self._measurement.ids[index]
+
+    def _step(self, by: int) -> None:
+        self._pick(self.table.neighbour(self._index, by))
+
+    def _point_at(self, event) -> None:
+        """Pick the point of the map that is nearest to the pointer."""
+        place = pointed_at(event)
+        if place is not None:
+            self._pick(place)
+
+    # ----------------------------------------------------------------- results without a screen
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a pair: the ``entanglement`` frame with the similarity columns.
+        """Return one row per pair: the ``entanglement`` frame with the similarity columns.
 
         Pairs still being measured are waited for, unless measuring was stopped;
         ``attrs["measured"]`` and ``attrs["pairs"]`` say how many there are.
         """
         self._wait()
-        return self._state.frame.copy()
+        return self.results.frame.copy()
 
     def worst_first(self) -> list[str]:
         """Return the ids of the measured pairs, those whose chosen response falls most first."""
-        frame = self._state.frame
+        frame = self.results.frame
         return frame.loc[frame["chosen_slack"].sort_values(kind="stable").index, "id"].tolist()
 
     def tokens(self) -> pd.DataFrame:
-        """Return one row a token of the picked pair, with its predicted change at this β and lr."""
-        return self._state.tokens()
+        """Return the picked pair's tokens, with the predicted change of each at this β and lr."""
+        return self.one.tokens()
 
     def figure(self) -> Figure:
         """Return a still figure: the map, the plane of predicted changes, the token heat-map."""
         self._wait()
-        frame, id = self._state.frame, self.selection
+        frame, id = self.results.frame, self.selection
         figure = Still(figsize=(14, 9), layout="constrained")
         views = [["map", "tokens"], ["plane", "tokens"]]
         axes = figure.subplot_mosaic(views, width_ratios=[1, 1.6])
         plots.entanglement_map(frame, picked=id, ax=axes["map"])
         plots.delta_plane(frame, picked=id, ax=axes["plane"])
-        plots.token_heatmap(self._state.matrix().to_frame(), ax=axes["tokens"])
+        plots.token_heatmap(self.one.matrix().to_frame(), ax=axes["tokens"])
         return figure
-
-    def to_html(self) -> str:
-        """Return the picked pair as self-contained HTML: sentence, strips, numbers, the map."""
-        return text.still(self._state, self._skipped_before)
-
-    def snapshot(self) -> HTML:
-        """Return ``to_html()`` as an output that stays in the saved notebook."""
-        return HTML(self.to_html())
 
     def close(self) -> None:
         """Stop measuring and take the widgets away."""
-        self._end_task()
-        self._view.close()
+        self._background.cancel()
+        super().close()
 
     def __repr__(self) -> str:
         m = self._measurement
         return f"PairExplorer({m.done} of {len(m)} pairs measured, picked {self.selection!r})"
 
-    def _ipython_display_(self) -> None:
-        display({**self.widget._repr_mimebundle_(), "text/plain": repr(self)}, raw=True)
-        self._twin = display(HTML(text.TWIN % self.to_html()), display_id=True)
-
-    def _place_of(self, id: str) -> int:
-        """Return where the pair with this id stands, or say which ids there are."""
-        m = self._measurement
-        if id not in m.ids:
-            reason = next((e.reason for e in m.skipped if e.id == id), None)
-            near = difflib.get_close_matches(str(id), m.ids, 3, 0.4) or m.ids[:3]
-            why = f"cannot be scored ({reason})" if reason else "is no id of these pairs"
-            raise ValueError(f"selection={id!r} {why}; ids close to it: {', '.join(near)}")
-        return m.ids.index(id)
-
     # ----------------------------------------------------------------- measuring
+
+    def measure(self) -> PairExplorer:
+        """Measure the pairs that are still missing; an interrupt keeps those that are done."""
+        m = self._measurement
+        quick = m.finished or m.seconds_left <= AT_ONCE
+        self._background.run(total=len(m), initial=m.done, unit="pair", disable=quick)
+        return self
 
     def _measure_rest(self) -> None:
         """Measure what is missing: at once or behind tqdm, or in the background of a kernel."""
         m = self._measurement
-        if m.finished:
-            return
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            self.measure()
-        else:
-            self.measure() if m.seconds_left <= AT_ONCE else self._start_task()
+        if not m.finished:
+            self.measure() if m.seconds_left <= AT_ONCE else self._background.start()
+
+    def _steps(self) -> Iterator[int]:
+        """Measure in short turns, between which one can look at what the user did."""
+        m = self._measurement
+        while not m.finished:
+            before = m.done
+            m.step(self._turn())
+            yield m.done - before
 
     def _turn(self) -> int:
-        """Number of pairs to measure before the next look at what the user did."""
+        """Number of pairs to measure in one turn."""
         m = self._measurement
-        return max(1, min(BATCH, int(TURN * m.done / m.seconds)))
-
-    def _start_task(self) -> None:
-        self._stopped = False
-        self._task = asyncio.get_running_loop().create_task(self._measure_live())
-        self._view.show_progress(True)
-
-    def _end_task(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-
-    async def _measure_live(self) -> None:
-        """Measure in short turns, so that clicks are answered between them."""
-        m, shown = self._measurement, time.monotonic()
-        try:
-            while not m.finished and not self._stopped:
-                await asyncio.sleep(0.02)
-                with told_of_waiting(self._view.say_waiting):
-                    m.step(self._turn())
-                self._view.show_progress(True)
-                if time.monotonic() - shown > REFRESH:
-                    self._take_in(running=True)
-                    shown = time.monotonic()
-        except KeyboardInterrupt:
-            self._stopped = True
-        except Exception as error:
-            self._stopped = True
-            self._view.fail(error)
-            raise
-        self._task = None
-        self._take_in()
+        return max(1, min(BATCH, int(TURN * m.done / m.seconds))) if m.done else 1
 
     def _stop_or_go(self) -> None:
-        if self._task is None:
-            self._start_task()
-        else:
-            self._stopped = True
+        self._background.pause() if self._background.running else self._background.start()
 
     def _wait(self) -> None:
-        if not self._stopped and not self._measurement.finished:
+        if not self._background.halted and not self._measurement.finished:
             self.measure()
 
-    def _take_in(self, running: bool = False) -> None:
-        """Show the pairs measured since."""
-        if len(self._state.frame) != self._measurement.done:
-            self._state.update()
-            self._view.show_all()
-        self._view.show_progress(running)
-        if self._twin is not None and not running:
-            self._twin.update(HTML(text.TWIN % self.to_html()))
+    def _take_in(self) -> None:
+        """Show the pairs measured since; what was not picked or set by the user starts anew."""
+        m = self._measurement
+        if len(self.results.frame) == m.done:
+            return
+        self._update()
+        self.take(lr=self.results.lr)
+        if not self._picked:
+            self.take(selection=m.ids[self.results.worst])
+        self.show("results", "selection", "lr")
+
+    def _rest(self) -> None:
+        self._take_in()
+        self.show("progress")
+        self.write_copy()
+
+    def _draw_progress(self, changed: frozenset[str]) -> None:
+        """Show how far measuring is, and what is missing."""
+        m, count = self._measurement, len(self.results.frame)
+        self.progress.show(m.done, len(m), m.seconds_left, self._background.running)
+        self._choose.max, self._choose.description = count, f"pair 1 … {count:,}"

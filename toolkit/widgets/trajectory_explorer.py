@@ -21,10 +21,10 @@ from toolkit.model import Policy
 from toolkit.model.inputs import check_pairs, check_policy
 from toolkit.pairs import PreferencePair
 from toolkit.widgets import _trajectory_text as text
-from toolkit.widgets._pair_text import TWIN
-from toolkit.widgets._parts import Still
 from toolkit.widgets._trajectory_state import COLORS, Settings, TrajectoryState, usual_rate
 from toolkit.widgets._trajectory_view import TrajectoryView
+from toolkit.widgets.panels.figure import Still
+from toolkit.widgets.words import TWIN
 
 BREATH = 0.02  # seconds between two steps in which clicks are answered
 REFRESH = 0.4  # seconds between two drawings while it runs, at least

@@ -1,12 +1,16 @@
-"""What an explorer of pairs knows: the pairs measured so far, the picked one, the settings."""
+"""What is measured of pairs a few at a time and kept, and what a step does to each of them.
+
+Nothing here is shown: explorers, and whoever needs the same numbers without one, read it.
+"""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -30,12 +34,6 @@ from toolkit.model.turns import alone
 from toolkit.pairs import PreferencePair
 from toolkit.similarity import similarity
 
-COLORS = {
-    "predicted_delta": "predicted change",
-    "with_chosen": "pull of the chosen gradient",
-    "with_rejected": "pull of the rejected gradient",
-    "logp": "log-probability",
-}
 SCORES = ("ches", "ln_ches", "neg_edit_distance", "last_hidden_inner")
 
 
@@ -151,6 +149,16 @@ class Measurement:
         self._parts = [(stats, scores)]
         return stats, scores
 
+    def place_of(self, id: str) -> int:
+        """Return where the pair with this id stands.
+
+        Raises:
+            ValueError: If no pair that can be scored has this id; the message names close ones.
+        """
+        reason = next((e.reason for e in self.skipped if e.id == id), None)
+        why = f"cannot be scored ({reason})" if reason else "is no id of these pairs"
+        return place_in(self.ids, id, why)
+
     def _order(self, name: str, ids: list[str]) -> list[int]:
         """Return where each pair stands in ``ids``."""
         at, own = {id: i for i, id in enumerate(ids)}, set(self.ids)
@@ -173,16 +181,21 @@ def _same_labels(stats: PairStats, policy: Policy, params: Params) -> None:
         )
 
 
-class PairState:
-    """Everything that an explorer shows, without a widget: results, the picked pair, settings.
+class PairResults:
+    """What a step at one β and learning rate does to every measured pair.
 
     Args:
-        measurement: The pairs; at least one batch of them is measured.
+        measurement: The pairs; at least one of them is measured.
         loss: A key of ``LOSSES`` or a function.
         beta: β of the loss, where it has one.
         lr: Learning rate; ``None`` for the rate of ``suggest_lr`` for the pairs measured at the
-            start, and again for all of them, until it is set.
+            start, and again for all of them.
         hparams: Other hyper-parameters of the loss.
+
+    Attributes:
+        frame: One row per measured pair.
+        worst: Place of the pair whose chosen response falls most.
+        lr: Learning rate of the frame.
     """
 
     def __init__(
@@ -195,57 +208,29 @@ class PairState:
     ):
         self.measurement, self.loss, self.hparams = measurement, loss, hparams
         self.policy, self.params = measurement.policy, measurement.params
-        self.has_beta = _takes_beta(loss)
-        self.beta, self._given_lr = float(beta), None if lr is None else float(lr)
-        self.color, self._picked, self._chosen_for = "predicted_delta", None, 0
+        self.has_beta, self._chosen_for = takes_beta(loss), 0
         self._cache = Cache()
-        self.update()
-
-    @property
-    def lr(self) -> float:
-        """Learning rate: the one that was set, else one that suits the pairs."""
-        return self._suggested_lr if self._given_lr is None else self._given_lr
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self._given_lr = float(value)
-
-    @property
-    def index(self) -> int:
-        """Place of the picked pair; until one is picked, that of the worst."""
-        return self.worst if self._picked is None else self._picked
-
-    @index.setter
-    def index(self, place: int) -> None:
-        self._picked = place
-
-    @property
-    def pair(self) -> PreferencePair:
-        """The picked pair."""
-        return self.measurement.pairs[self.index]
-
-    @property
-    def row(self) -> pd.Series:
-        """The picked pair's row of the frame."""
-        return self.frame.iloc[self.index]
+        self.update(beta, lr)
 
     @property
     def loss_name(self) -> str:
         """The loss in a sentence."""
         return self.loss.upper() if isinstance(self.loss, str) else self.loss.__name__
 
-    def update(self) -> None:
-        """Rebuild ``frame``, one row per measured pair, for this β and learning rate.
+    def update(self, beta: float, lr: float | None) -> None:
+        """Rebuild ``frame`` for this β and learning rate.
 
-        What the explorer starts with, its rate and the worst pair, is chosen when there are first
-        pairs and when all are measured, so that neither changes with β or from moment to moment.
+        The suggested rate and the worst pair are chosen when there are first pairs and when all
+        are measured, so that neither changes with β or from moment to moment.
         """
+        self.beta = float(beta)
         stats, scores = self.measurement.results()
         hparams = {**self.hparams, **({"beta": self.beta} if self.has_beta else {})}
         result = entanglement(stats, self.loss, **hparams)
         if not self._chosen_for or (self.measurement.finished and self._chosen_for != len(stats)):
             self._chosen_for, self.worst = len(stats), result.worst
             self._suggested_lr = suggest_lr(result.chosen_slack, result.rejected_slack)
+        self.lr = self._suggested_lr if lr is None else float(lr)
         frame = replace(result, lr=self.lr).to_frame()
         for name in SCORES:
             frame[name] = scores[name].to_numpy()
@@ -253,44 +238,79 @@ class PairState:
         frame.attrs["skipped"] = skipped_pairs(self.measurement.skipped)
         self.frame = frame
 
+    def at(self, index: int) -> PairResult:
+        """Return one pair's results by its place."""
+        return PairResult(self, index)
+
+    def seconds(self, index: int, kind: str) -> float:
+        """Estimate how long ``"matrix"`` or ``"prompt"`` of a pair takes; 0 when kept."""
+        if (kind, index) in self._cache:
+            return 0.0
+        options = {"params": self.params}
+        contributions, took = self.of_pair(index, "tokens", token_contributions, **options)
+        # Token contributions cost about 2.6 forward and backward passes of the pair, a token matrix
+        # a fifth of one per token, the integral of the attributions about 20.
+        return took / 2.6 * (len(contributions.tokens) / 5 if kind == "matrix" else 20)
+
+    @alone
+    def of_pair(self, index: int, kind: str, function: Callable, **options) -> tuple[Any, float]:
+        """Return a result for a pair, and the seconds that it took when it was made."""
+
+        def compute():
+            start = time.perf_counter()
+            result = function(self.policy, self.measurement.encoded[index], **options)
+            return result, time.perf_counter() - start
+
+        return self._cache.get((kind, index), compute)
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """One pair of :class:`PairResults`: its row, and what is computed when it is asked for.
+
+    Attributes:
+        results: The results that it belongs to.
+        index: Place of the pair.
+    """
+
+    results: PairResults
+    index: int
+
+    @property
+    def pair(self) -> PreferencePair:
+        """The pair."""
+        return self.results.measurement.pairs[self.index]
+
+    @property
+    def row(self) -> pd.Series:
+        """The pair's row of the frame."""
+        return self.results.frame.iloc[self.index]
+
     def tokens(self) -> pd.DataFrame:
-        """Return one row a token of the picked pair, at this β and learning rate."""
+        """Return one row per token, at the β and learning rate of the results."""
         weights = {name: float(self.row[name]) for name in ("d_chosen", "d_rejected")}
-        frame = self.contributions().to_frame(**weights, lr=self.lr)
+        frame = self.contributions().to_frame(**weights, lr=self.results.lr)
         frame.attrs["first_order"] = bool(self.row["first_order"])
         return frame
 
     def contributions(self) -> TokenContributions:
-        """Return the token contributions of the picked pair."""
-        return self._of_pair("tokens", token_contributions, params=self.params)[0]
+        """Return the token contributions."""
+        return self._get("tokens", token_contributions, params=self.results.params)
 
     def matrix(self) -> TokenMatrix:
-        """Return the token matrix of the picked pair."""
-        return self._of_pair("matrix", token_matrix, params=self.params)[0]
+        """Return the token matrix."""
+        return self._get("matrix", token_matrix, params=self.results.params)
 
     def attributions(self) -> PromptAttributions:
-        """Return the prompt attributions of the picked pair."""
-        return self._of_pair("prompt", prompt_attributions)[0]
+        """Return the prompt attributions."""
+        return self._get("prompt", prompt_attributions)
 
     def seconds(self, kind: str) -> float:
-        """Estimate how long ``"matrix"`` or ``"prompt"`` of the picked pair takes; 0 when kept."""
-        if (kind, self.index) in self._cache:
-            return 0.0
-        contributions, took = self._of_pair("tokens", token_contributions, params=self.params)
-        # Token contributions cost about 2.6 forward and backward passes of the pair, a token matrix
-        # a fifth of one a token, the integral of the attributions about 20.
-        return took / 2.6 * (len(contributions.tokens) / 5 if kind == "matrix" else 20)
+        """Estimate how long ``"matrix"`` or ``"prompt"`` takes; 0 when kept."""
+        return self.results.seconds(self.index, kind)
 
-    @alone
-    def _of_pair(self, kind: str, function: Callable, **options) -> tuple[Any, float]:
-        """Return a result for the picked pair, and the seconds that it took when it was made."""
-
-        def compute():
-            start = time.perf_counter()
-            result = function(self.policy, self.measurement.encoded[self.index], **options)
-            return result, time.perf_counter() - start
-
-        return self._cache.get((kind, self.index), compute)
+    def _get(self, kind: str, function: Callable, **options) -> Any:
+        return self.results.of_pair(self.index, kind, function, **options)[0]
 
 
 def check_step(
@@ -304,10 +324,11 @@ def check_step(
     positive("beta", beta)
     if lr is not None:
         positive("lr", lr)
-    check_loss(loss, {**hparams, **({"beta": beta} if _takes_beta(loss) else {})})
+    check_loss(loss, {**hparams, **({"beta": beta} if takes_beta(loss) else {})})
 
 
-def _takes_beta(loss: str | Callable) -> bool:
+def takes_beta(loss: str | Callable) -> bool:
+    """Return whether a loss has a β."""
     if callable(loss):
         return "beta" in inspect.signature(loss).parameters
     return isinstance(loss, str) and loss in LOSSES and "beta" in LOSSES[loss].defaults
@@ -330,3 +351,19 @@ class Cache:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
+
+
+def place_in(ids: Sequence[str], id: str, why: str = "is no id of these pairs") -> int:
+    """Return where an id stands in a list.
+
+    Raises:
+        ValueError: If it is not there; the message says ``why`` and names close ones.
+    """
+    if id not in ids:
+        raise ValueError(f"selection={id!r} {why}; ids close to it: {close_to(id, ids)}")
+    return ids.index(id)
+
+
+def close_to(name: object, names: Sequence[str]) -> str:
+    """Return the names that one could have been meant to be, for an error."""
+    return ", ".join(difflib.get_close_matches(str(name), names, 3, 0.4) or names[:3])

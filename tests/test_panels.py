@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from ipywidgets import Image
 
-from toolkit.widgets._parts import Picture, Still
-from toolkit.widgets._table import PairTable
+from toolkit.widgets.panels.figure import Picture, Still
+from toolkit.widgets.panels.table import PairTable
 
 
 @pytest.fixture

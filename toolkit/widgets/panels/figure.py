@@ -1,11 +1,10 @@
-"""What explorers are made of: callbacks that tell when they fail, a figure that can be clicked."""
+"""Figures of explorers: one that can be pointed at, and still ones."""
 
 from __future__ import annotations
 
+import base64
 import io
-import math
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,90 +14,9 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from toolkit.model.turns import told_of_waiting
-from toolkit.plots import html_text
-from toolkit.widgets._canvas import DRAWING, live_canvas
+from toolkit.widgets.panels.canvas import DRAWING, live_canvas
 
-WAITING = "waiting: the model is measuring for another cell"
 REACH = 30  # pixels around a point of a map that count as pointing at it
-
-
-class Quiet:
-    """Says, inside ``with``, that a widget's change is no user's: in this thread alone.
-
-    A click that another thread brings at the same moment is not lost.
-    """
-
-    def __init__(self):
-        self._here = threading.local()
-
-    def __enter__(self) -> None:
-        self._here.depth = getattr(self._here, "depth", 0) + 1
-
-    def __exit__(self, *error) -> None:
-        self._here.depth -= 1
-
-    def __bool__(self) -> bool:
-        return getattr(self._here, "depth", 0) > 0
-
-
-class Events:
-    """Callbacks of a view: they rest while it sets its own widgets, and tell when they fail.
-
-    A view that derives from it has a ``_note``, the HTML widget that takes what went wrong.
-    """
-
-    _note: ipywidgets.HTML
-    _before_waiting = ""
-
-    def __init__(self):
-        self._quiet = Quiet()
-
-    def _event(self, call: Callable, *args) -> None:
-        """Run a callback, unless the change is the view's own; say what went wrong."""
-        if self._quiet:
-            return
-        try:
-            with told_of_waiting(self.say_waiting):
-                call(*args)
-        except Exception as error:
-            self._note.value = f"<b>{html_text(type(error).__name__)}</b>: {html_text(str(error))}"
-            raise
-
-    def say_waiting(self, waiting: bool) -> None:
-        """Say that a computation waits for its turn on the model, and then what was said before."""
-        if waiting:
-            self._before_waiting, self._note.value = self._note.value, WAITING
-        elif self._note.value == WAITING:
-            self._note.value = self._before_waiting
-
-    def _silently(self) -> Quiet:
-        return self._quiet
-
-    def close_widgets(self) -> None:
-        """Take away the view's widgets, also those that are not shown now."""
-        for part in vars(self).values():
-            widget = getattr(part, "widget", part)
-            if isinstance(widget, ipywidgets.Widget):
-                close_all(widget)
-
-
-def close_all(widget: ipywidgets.Widget) -> None:
-    """Close a widget and all that it holds: children, layout, style, toolbar."""
-    held = [getattr(widget, name) for name in widget.keys]
-    widget.close()
-    for value in held:
-        for part in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(part, ipywidgets.Widget) and part.comm is not None:
-                close_all(part)
-
-
-def refill(box: ipywidgets.Box, *widgets: ipywidgets.Widget) -> None:
-    """Put these widgets into a box, and close those that they replace."""
-    old, box.children = box.children, widgets
-    for widget in old:
-        if widget not in widgets:
-            close_all(widget)
 
 
 def pointed_at(event) -> int | None:
@@ -215,18 +133,16 @@ def png(figure: Figure, dpi: float, **options) -> bytes:
     return buffer.getvalue()
 
 
-def short(value: float) -> str:
-    """Return a number with three digits."""
-    return "n/a" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
+def image(figure: Figure, dpi: int = 150) -> ipywidgets.Image:
+    """Return the figure as a still image, sharp on dense screens."""
+    value = png(figure, dpi, bbox_inches="tight")
+    width = int.from_bytes(value[16:20], "big")  # a PNG says its width there
+    return ipywidgets.Image(
+        value=value, layout={"width": f"{100 * width // dpi}px", "height": "auto"}
+    )
 
 
-def signed(value: float) -> str:
-    """Return a number with its sign and three digits."""
-    return f"{value:+.3g}".replace("-", "−")
-
-
-def token_words(labels: Mapping[str, object]) -> list[str]:
-    """Return what a header says of the tokens that were scored, from a frame's labels."""
-    words = [f"EOS {'appended and scored' if labels['append_eos'] else 'not appended'}"]
-    cut = labels.get("truncation", "none")
-    return words if cut == "none" else [*words, f"pairs cut: {html_text(str(cut))}"]
+def image_html(figure: Figure, alt: str, dpi: int = 90) -> str:
+    """Return the figure as HTML that holds its own picture."""
+    data = base64.b64encode(png(figure, dpi)).decode()
+    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'

@@ -11,8 +11,8 @@ import pandas as pd
 from itables.javascript import JavascriptFunction
 from itables.widget import ITable
 
-from toolkit.widgets._browser import Browser
-from toolkit.widgets._parts import Quiet
+from toolkit.widgets.panels.browser import Browser
+from toolkit.widgets.panels.panel import Quiet
 
 # A table that gets new numbers is built anew in the browser: DataTables hands its state (sorting,
 # search, page) to these functions, and the page keeps it under the table's key. The selection is

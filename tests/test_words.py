@@ -5,11 +5,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from explorers import part
 
 import toolkit as tk
-from toolkit import plots
-from toolkit.widgets import _loss_text, _pair_state, _pair_text, pair_explorer
-from toolkit.widgets._step_words import outcome
+from toolkit import measurement, plots
+from toolkit.widgets import _loss_text, pair_explorer
+from toolkit.widgets.words import outcome, pair_table
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +82,15 @@ def test_the_first_sentence_is_of_the_worst_pair_at_a_rate_that_holds(explorer, 
     assert frame["first_order"].all() and explorer.lr < 1e-3
     result = tk.entanglement(measured["stats"], "dpo", beta=0.1)
     assert explorer.lr == tk.suggest_lr(result.chosen_slack, result.rejected_slack)
-    nats = re.search(r"chosen response by ([\d.]+) nats", explorer._view._status.value)
+    nats = re.search(r"chosen response by ([\d.]+) nats", part(explorer, "pe-status").value)
     assert 0 < float(nats[1]) < 0.3
 
 
 def test_worst_first_is_the_order_of_the_predicted_fall(explorer):
     frame = explorer.to_frame().set_index("id").loc[explorer.worst_first()]
     assert frame["predicted_chosen_delta"].is_monotonic_increasing and len(frame) == 8
-    table = _pair_text.table_frame(explorer._state)
-    ((column, way),) = explorer._view.table._options(table)["order"]
+    table = pair_table(explorer.results)
+    ((column, way),) = explorer.table._options(table)["order"]
     assert (table.columns[column], way) == ("Δ chosen", "asc")
 
 
@@ -106,7 +107,7 @@ def test_beyond_first_order_no_view_states_nats(explorer):
     small = explorer.to_html()
     assert "falls" in small and "read directions" not in small
     explorer.lr = 1.0
-    html, table = explorer.to_html(), _pair_text.table_frame(explorer._state)
+    html, table = explorer.to_html(), pair_table(explorer.results)
     sentence = html[html.index('class="pe-say"') : html.index('class="pe-words"')]
     assert "too large for first order" in sentence and "nats" not in sentence
     strips = html[html.index('class="pet ') : html.index('class="pet-num ')]
@@ -116,7 +117,7 @@ def test_beyond_first_order_no_view_states_nats(explorer):
     assert "<td>falls</td><td>falls</td>" in numbers and "too large a step" in numbers
     assert set(table["Δ holds"]) == {"sign only"}
     explorer.lr = float(explorer.to_frame()["first_order_lr"].min())
-    assert "Δ holds" not in _pair_text.table_frame(explorer._state)
+    assert "Δ holds" not in pair_table(explorer.results)
 
 
 def test_strips_beyond_first_order_keep_their_scale(explorer):
@@ -126,14 +127,14 @@ def test_strips_beyond_first_order_keep_their_scale(explorer):
     shown = plots.token_strip_html(tokens)
     assert ">−1.00<" in shown  # the token that falls most
     assert ">−0.50<" in plots.token_strip_html(tokens, vmax=2 * largest)
-    assert "first_order" not in tk.token_contributions(explorer._state.policy, explorer.pair
+    assert "first_order" not in tk.token_contributions(explorer.results.policy, explorer.pair
                                                        ).to_frame().attrs  # fmt: skip
 
 
 def test_the_start_can_be_chosen(policy, pairs, measured, monkeypatch):
     explorer = tk.PairExplorer(policy, pairs, selection="near-008", lr=2e-3, **measured)
     assert (explorer.selection, explorer.lr) == ("near-008", 2e-3)
-    monkeypatch.setattr(_pair_state, "iter_pair_stats", lambda *a, **k: pytest.fail("model ran"))
+    monkeypatch.setattr(measurement, "iter_pair_stats", lambda *a, **k: pytest.fail("model ran"))
     with pytest.raises(ValueError, match=r"selection='near-11' is no id.*near-011"):
         tk.PairExplorer(policy, pairs, selection="near-11")
 
@@ -142,7 +143,7 @@ def test_the_start_can_be_chosen(policy, pairs, measured, monkeypatch):
 def test_the_start_is_chosen_again_when_all_is_measured(policy, pairs, monkeypatch, picked):
     """Until the user picks or sets something, the first few pairs only stand in for all."""
     monkeypatch.setattr(pair_explorer, "BATCH", 1)
-    step, calls = _pair_state.Measurement.step, []
+    step, calls = measurement.Measurement.step, []
 
     def interrupted(self, count):
         calls.append(count)
@@ -150,7 +151,7 @@ def test_the_start_is_chosen_again_when_all_is_measured(policy, pairs, monkeypat
             raise KeyboardInterrupt
         step(self, count)
 
-    monkeypatch.setattr(_pair_state.Measurement, "step", interrupted)
+    monkeypatch.setattr(measurement.Measurement, "step", interrupted)
     explorer = tk.PairExplorer(policy, pairs, live=False)
     assert explorer.selection != "near-011"  # it is not measured yet
     before = explorer.lr
@@ -181,11 +182,11 @@ def test_a_dataset_starts_at_its_worst_pair_with_a_rate_for_all(policy, pairs):
     explorer = tk.DatasetExplorer(policy, pairs, live=False)
     slacks = [explorer.to_frame()[f"{side}_slack"] for side in ("chosen", "rejected")]
     assert explorer.selection == "near-011"
-    assert explorer._state.details().lr == tk.suggest_lr(*slacks)
+    assert explorer._state.details().results.lr == tk.suggest_lr(*slacks)
     bare = explorer.to_frame()[["id", "ln_ches", "cosine"]]
     other = tk.DatasetExplorer(policy, pairs, scores=bare, live=False)
     assert other.selection == pairs[0].id  # nothing says which is the worst
-    assert other._state.details().frame["first_order"].all()
+    assert other._state.details().results.frame["first_order"].all()
     third = tk.DatasetExplorer(policy, pairs, scores=bare, selection=pairs[3].id, live=False)
     assert third.selection == pairs[3].id
 

@@ -15,7 +15,7 @@ class Browser(anywidget.AnyWidget):
     explorer gets the keys that it understands, and Tab goes on from a figure as from any control.
     """
 
-    _esm = Path(__file__).with_name("_browser.js")
+    _esm = Path(__file__).with_name("browser.js")
 
     table = traitlets.Unicode(help="key of the table, empty for none").tag(sync=True)
     rows = traitlets.List(traitlets.Int(), help="its rows as sorted and searched").tag(sync=True)

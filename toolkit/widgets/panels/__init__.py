@@ -1,0 +1,1 @@
+"""What explorers are made of: each part takes frames and callables, and knows no explorer."""

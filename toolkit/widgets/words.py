@@ -1,0 +1,248 @@
+"""What every explorer says in words, as escaped HTML: header, notes, sentence, prompt, page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from toolkit.measurement import Measurement, PairResult, PairResults
+from toolkit.plots import (
+    NO_MATHS,
+    REGIME_COLORS,
+    REGIME_WORDS,
+    html_text,
+    rounded_down,
+    visible_text,
+    visible_token,
+)
+
+NUMBERS = {
+    "regime": "regime",
+    "cosine": "cosine",
+    "Δ chosen": "predicted_chosen_delta",
+    "Δ rejected": "predicted_rejected_delta",
+    "κ": "kappa",
+    "ln CHES": "ln_ches",
+    "CHES": "ches",
+}
+NAMED = 12  # pairs that a note names before it folds the rest away
+STYLE = """<style>
+.pe-explorer, .pe-still {color: var(--jp-ui-font-color1, inherit); font-size: 13px;
+  font-family: var(--jp-ui-font-family, sans-serif); line-height: 1.45}
+.pe-explorer .widget-html-content, .pe-explorer .jupyter-widget-html-content {
+  font-size: 13px; line-height: 1.45}
+.pe-quiet {color: var(--jp-ui-font-color2, #616161); font-size: 12px}
+.pe-say {border-left: 6px solid; padding: 6px 12px; font-size: 15px; line-height: 1.5;
+  background: var(--jp-layout-color2, rgba(128, 128, 128, .12))}
+.pe-say .pe-quiet {display: block}
+.pe-words {white-space: pre-wrap; overflow: auto; max-height: 8.5em; padding: 6px 10px;
+  overflow-wrap: anywhere; border: 1px solid var(--jp-border-color2, #bdbdbd)}
+.pe-ranks {border-collapse: collapse}
+.pe-ranks th, .pe-ranks td {padding: 3px 16px 3px 0; text-align: right}
+.pe-ranks th:first-child, .pe-ranks td:first-child {text-align: left}
+.pe-table td {max-width: 13em; overflow: hidden; text-overflow: ellipsis}
+.pe-table tbody tr {cursor: pointer}
+.pe-explorer tbody tr:focus-visible, .pe-explorer .jupyter-matplotlib-canvas-div:focus-visible {
+  outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: -2px}
+.pe-strips {overflow-x: auto}
+.pe-still > div {margin: 0 0 10px; overflow-x: auto}
+</style>"""
+# Saved without its kernel, the explorer is one line that says so; this copy is then all there is.
+# It hides where an explorer lives in the same output, and takes the place of one whose kernel is
+# gone: JupyterLab marks the widgets that have lost theirs.
+TWIN = (
+    "<style>.jp-OutputArea:has(.pe-explorer:not(.jupyter-widgets-disconnected)) .pe-twin, "
+    ".jp-OutputArea:has(.pe-twin) .pe-explorer.jupyter-widgets-disconnected {display: none}"
+    '</style><div class="pe-twin">%s</div>'
+)
+
+
+def quiet(lines: Iterable[str], attributes: str = "") -> str:
+    """Lines in small print, each in a block of its own."""
+    return "".join(f'<div class="pe-quiet"{attributes}>{line}</div>' for line in lines)
+
+
+def header(labels: Mapping[str, object], *more: str) -> str:
+    """The labels of every number shown, as far as they are known.
+
+    Args:
+        labels: Those of a frame.
+        *more: What else is to be said, as HTML.
+    """
+    words = [f"<b>{html_text(str(labels['model']))}</b>"]
+    if "dtype" in labels:
+        words.append(html_text(str(labels["dtype"])))
+    if "params" in labels:
+        words.append(f"parameters: {html_text(str(labels['params']))}")
+    if "append_eos" in labels:
+        words += token_words(labels)
+    words.append(f"reference: {html_text(str(labels['ref']))}")
+    return quiet([" · ".join([*words, *more])])
+
+
+def skipped_before(count: int) -> list[str]:
+    """The note on rows that were left out when the pairs were loaded."""
+    return [f"{count:,} rows were left out when the pairs were loaded."] if count else []
+
+
+def named(ids: Sequence[object], most: int = NAMED) -> str:
+    """The first ids of a list, and how many more there are."""
+    more = f" and {len(ids) - most:,} more" if len(ids) > most else ""
+    return ", ".join(html_text(visible_token(str(id))) for id in ids[:most]) + more
+
+
+def left_out(measurement: Measurement) -> str:
+    """How many pairs cannot be scored, and which."""
+    skipped = measurement.skipped
+    total = len(measurement) + len(skipped)
+    return (
+        f"<b>{len(skipped):,} of {total:,} pairs cannot be scored and are left out</b>: "
+        f"{named([error.id for error in skipped])}"
+    )
+
+
+def missing(measurement: Measurement) -> list[str]:
+    """Which pairs are not measured or cannot be, and why; nothing when all are measured."""
+    m, lines = measurement, []
+    if not m.finished:
+        lines.append(
+            f"<b>{m.done:,} of {len(m):,} pairs measured</b>; <code>.measure()</code> or the "
+            "button continues."
+        )
+    if m.skipped:
+        rows = "".join(f"<li>{html_text(str(error))}</li>" for error in m.skipped)
+        lines.append(
+            f"<details><summary>{left_out(m)} (open for the reasons)</summary>"
+            f'<ul style="max-height: 10em; overflow: auto">{rows}</ul></details>'
+        )
+    return lines
+
+
+def pair_header(results: PairResults) -> str:
+    """The labels of a step's results, and how many pairs are in which regime."""
+    counts = results.frame["regime"].value_counts()
+    regimes = ", ".join(f"{n} {html_text(name)}" for name, n in counts.items())
+    return header(
+        results.policy.labels(results.params).to_attrs(),
+        f"loss: {html_text(results.loss_name)}",
+        f"<b>{len(results.frame):,} pairs</b>: {regimes}",
+    )
+
+
+def pair_table(results: PairResults) -> pd.DataFrame:
+    """The columns of a table of pairs: texts on one line, numbers with short names."""
+    frame = results.frame
+    pairs, holds = results.measurement.pairs[: len(frame)], frame["first_order"]
+    columns = {
+        "id": [visible_token(id) for id in frame["id"]],
+        "prompt": [one_line(p.prompt_text) for p in pairs],
+        **{title: frame[name] for title, name in NUMBERS.items()},
+    }
+    if not holds.all():  # some Δ are no numbers to believe
+        columns["Δ holds"] = ["yes" if known else "sign only" for known in holds]
+    for side in ("chosen", "rejected"):
+        columns[f"{side} tokens"] = frame[f"{side}_length"]
+    for side in ("chosen", "rejected"):
+        columns[side] = [one_line(getattr(p, f"{side}_text")) for p in pairs]
+    return pd.DataFrame(columns)
+
+
+def say(regime: object, text: str) -> str:
+    """The one sentence that an explorer is about, in the colour of a regime."""
+    color = REGIME_COLORS.get(str(regime), "#555555")
+    return f'<div class="pe-say" style="border-color: {color}">{text}</div>'
+
+
+def step_sentence(one: PairResult) -> str:
+    """What a step does to a pair, in one sentence that holds the numbers."""
+    row, results = one.row, one.results
+    beta = f"at β {short(results.beta)} and" if results.has_beta else "at"
+    return say(
+        row["regime"],
+        f"<b>pair {html_text(visible_token(one.pair.id))}</b> — "
+        f"A {html_text(results.loss_name)} step {beta} learning rate {short(results.lr)} on this "
+        f"pair alone {outcome(row)} cos = {short(row['cosine'])}, κ = {short(row['kappa'])}."
+        '<span class="pe-quiet">First order, plain gradient descent; other pairs in the batch, '
+        "momentum and Adam add their own terms.</span>",
+    )
+
+
+def outcome(row: Mapping) -> str:
+    """Return what goes after "the step": what it does to both responses and to the margin.
+
+    Args:
+        row: A row of an ``Entanglement`` frame.
+    """
+    known = bool(row["first_order"])
+    chosen, rejected = (float(row[f"predicted_{s}_delta"]) for s in ("chosen", "rejected"))
+    regime = str(row["regime"])
+    moves = (
+        f"<b>{_verb(chosen, True)} the chosen response{_how_far(chosen, known)}</b> and "
+        f"{_verb(rejected)} the rejected one{_how_far(rejected, known)}: "
+        f"{REGIME_WORDS.get(regime, 'no first-order change')} (<code>{html_text(regime)}</code>)."
+    )
+    if known:
+        return f"is predicted to {moves} The margin {_margin(chosen - rejected)}."
+    return (
+        f"sets out to {moves} <b>It is too large for first order to say how far</b>; up to a "
+        f"learning rate of {rounded_down(float(row['first_order_lr']))} it can."
+    )
+
+
+def _verb(change: float, loud: bool = False) -> str:
+    word = "raise" if change > 0 else "lower" if change < 0 else "leave"
+    return word.upper() if loud and change < 0 else word
+
+
+def _how_far(change: float, known: bool) -> str:
+    if not change:
+        return " where it is"
+    return f" by {short(abs(change))} nats" if known else ""
+
+
+def _margin(change: float) -> str:
+    if not change:
+        return "stays"
+    return f"{'grows' if change > 0 else 'shrinks'} by {short(abs(change))} nats"
+
+
+def failure(error: Exception) -> str:
+    """What went wrong in a callback, whose traceback the notebook does not show."""
+    return f"<b>{html_text(type(error).__name__)}</b>: {html_text(str(error))}"
+
+
+def prompt_box(text: str) -> str:
+    """The whole prompt in a box of its own height."""
+    text = html_text(text.strip())
+    return f'<div class="pe-quiet">prompt</div><div class="pe-words" dir="auto">{text}</div>'
+
+
+def short(value: float) -> str:
+    """Return a number with three digits."""
+    return "n/a" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Return a number with its sign and three digits."""
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def token_words(labels: Mapping[str, object]) -> list[str]:
+    """Return what a header says of the tokens that were scored, from a frame's labels."""
+    words = [f"EOS {'appended and scored' if labels['append_eos'] else 'not appended'}"]
+    cut = labels.get("truncation", "none")
+    return words if cut == "none" else [*words, f"pairs cut: {html_text(str(cut))}"]
+
+
+def one_line(text: str, length: int = 90) -> str:
+    """Return the text on one line, harmless, cut with … after ``length`` characters."""
+    line = " ".join(text.split())
+    return visible_text(line if len(line) <= length else line[: length - 1] + "…")
+
+
+def still(parts: Iterable[str], style: str = "") -> str:
+    """A page that needs no kernel: parts of an explorer one below the other."""
+    body = "".join(f"<div>{part}</div>" for part in parts if part)
+    return f'<div class="pe-still {NO_MATHS}">{STYLE}{style}{body}</div>'
