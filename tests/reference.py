@@ -135,7 +135,8 @@ class SplitMoments:
 
     The gradient is a sum of named parts (of the chosen terms and of the rejected terms), and every
     moment that is linear in it is kept once per part; the second moment, which is not, is shared.
-    ``weight_decay`` is decoupled for AdamW, else an L2 term in the gradient: a part of its own.
+    ``weight_decay`` is decoupled for AdamW and sign descent, else an L2 term in the gradient: a
+    part of its own. For AdamP and SGDP decay hangs on the projection, and both are left out.
     """
 
     def __init__(self, name, lr, decay=0.0):
@@ -146,7 +147,8 @@ class SplitMoments:
         """Return Δθ by name: each part of this step, ``earlier_…`` of those before, ``decay``."""
         self.t += 1
         parts = dict(parts)
-        if self.name != "adamw":
+        coupled = self.name in ("sgd", "momentum", "rmsprop", "adam")
+        if coupled:
             parts["decay"] = self.decay * theta
         keep, take, factor = self._scales(sum(parts.values()))
         found = {}
@@ -154,21 +156,26 @@ class SplitMoments:
             old = self.moments.get(name, torch.zeros_like(theta))
             self.moments[name] = keep * old + take * part
             found[name], found[f"earlier_{name}"] = factor * take * part, factor * keep * old
-        if self.name == "adamw":
-            found["decay"] = -self.lr * self.decay * theta
-        else:
+        if coupled:
             found["decay"] = found["decay"] + found.pop("earlier_decay")
+        elif self.name in ("adamw", "sign"):
+            found["decay"] = -self.lr * self.decay * theta
         return found
 
     def _scales(self, grad):
         """How much of the old moment stays, how much of the gradient enters, Δθ per moment."""
-        if self.name == "sgd":
+        if self.name in ("sgd", "sgdp"):
             return 0.0, 1.0, -self.lr
+        if self.name == "sign":
+            return 0.0, 1.0, torch.where(grad == 0, 0.0, -self.lr / grad.abs())
         if self.name == "momentum":
             return 0.9, 1.0, -self.lr
         if self.name == "rmsprop":
             self.square = 0.99 * self.square + 0.01 * grad**2
             return 0.0, 1.0, -self.lr / (self.square.sqrt() + 1e-8)
         self.square = 0.999 * self.square + 0.001 * grad**2
-        denominator = (self.square / (1 - 0.999**self.t)).sqrt() + 1e-8
+        corrected = 1 - 0.999**self.t
+        denominator = (self.square / corrected).sqrt() + 1e-8
+        if self.name == "adamp":  # ε before the bias correction
+            denominator = (self.square.sqrt() + 1e-8) / corrected**0.5
         return 0.9, 0.1, -self.lr / (1 - 0.9**self.t) / denominator

@@ -140,7 +140,7 @@ def test_what_is_private_stays_in_its_folder(path):
 
 
 # What these hold moves to named files next; no folder joins them.
-CODE_IN_INIT = {"dynamics", "scoring", "plots"}
+CODE_IN_INIT = {"scoring", "plots"}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/__init__.py")), ids=label)

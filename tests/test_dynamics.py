@@ -1,7 +1,6 @@
 """Predicted steps against hand-written optimisers in float64, and training that can be stopped."""
 
 import copy
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,9 +11,22 @@ import pytest
 import reference
 import shapes
 import torch
+from hand_steps import (
+    BETA,
+    DECAY,
+    RATES,
+    Hand,
+    gradients,
+    live_optimizer,
+    logps,
+    oracle_losses,
+    values,
+    weights_hash,
+)
 
 import toolkit as tk
 from toolkit.dynamics import (
+    FORCES,
     TrainingRun,
     Trajectory,
     _optimizers,
@@ -27,119 +39,12 @@ from toolkit.entanglement import REGIMES
 
 SHAPES = list(shapes.CONFIGS)
 SIDES = ("chosen", "rejected")
-PARTS = ["self_delta", "cross_delta", "momentum_delta", "weight_decay_delta", "projection_delta"]
-BETA, DECAY = 0.3, 0.02
-RATES = {"sgd": 2e-3, "momentum": 2e-3, "sgdp": 2e-3}
+PARTS = list(FORCES)
 
 
 def close(shape):
     """Llama-like norms compute in float32 whatever the weights' dtype."""
     return 1e-7 if shape == "gpt2" else 1e-4
-
-
-def oracle_losses(model, pairs, refs):
-    """DPO of each pair by plain, unbatched autograd."""
-    found = []
-    for pair, (ref_chosen, ref_rejected) in zip(pairs, refs, strict=True):
-        chosen, rejected = logps(model, pair)
-        margin = (chosen - ref_chosen) - (rejected - ref_rejected)
-        found.append(torch.log1p(torch.exp(-BETA * margin)))
-    return found
-
-
-def logps(model, pair):
-    return [reference.token_logps(model, *side).sum() for side in reference.sides(pair)]
-
-
-def values(model, pairs):
-    with torch.no_grad():
-        return [[float(x) for x in logps(model, pair)] for pair in pairs]
-
-
-def gradients(scalar, model):
-    found = torch.autograd.grad(scalar, list(model.parameters()), allow_unused=True)
-    named = zip(model.named_parameters(), found, strict=True)
-    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in named}
-
-
-class Hand:
-    """The optimisers' formulas as their papers (and torch) write them; L2 decay unless decoupled.
-
-    ``step(theta, grad)`` returns Δθ of one parameter.
-    """
-
-    def __init__(self, name, lr, decay):
-        self.name, self.lr, self.decay, self.t = name, lr, decay, 0
-        self.m, self.v, self.d = 0.0, 0.0, None
-
-    def step(self, theta, grad):
-        self.t += 1
-        lr, name = self.lr, self.name
-        if name not in ("adamw", "sign", "adamp", "sgdp"):
-            grad = grad + self.decay * theta
-        if name == "sgd":
-            return -lr * grad
-        if name == "momentum":
-            self.m = 0.9 * self.m + grad
-            return -lr * self.m
-        if name == "rmsprop":
-            self.v = 0.99 * self.v + 0.01 * grad**2
-            return -lr * grad / (self.v.sqrt() + 1e-8)
-        if name == "sign":
-            return -lr * grad.sign() - lr * self.decay * theta
-        if name == "sgdp":
-            return self.projected(theta, grad, grad, lr)
-        self.m = 0.9 * self.m + 0.1 * grad
-        self.v = 0.999 * self.v + 0.001 * grad**2
-        # The package adds AdamP's ε before the bias correction, torch adds Adam's after it.
-        after, before = (0, 1e-8) if name == "adamp" else (1e-8, 0)
-        q = self.m / ((self.v.sqrt() + before) / (1 - 0.999**self.t) ** 0.5 + after)
-        lr = lr / (1 - 0.9**self.t)
-        if name == "adamp":
-            return self.projected(theta, grad, q, lr)
-        return -lr * q - (self.lr * self.decay * theta if name == "adamw" else 0)
-
-    def projected(self, theta, grad, q, lr):
-        """FORMULAS F."""
-        factor = 1.0
-        if theta.dim() > 1:
-            for rows in (list(range(len(theta))), [slice(None)]):
-                cosines = [
-                    torch.nn.functional.cosine_similarity(
-                        grad[r].flatten(), theta[r].flatten(), dim=0
-                    )
-                    for r in rows
-                ]
-                if max(abs(float(c)) for c in cosines) < 0.1 / theta[rows[0]].numel() ** 0.5:
-                    q, factor = q.clone(), 0.1
-                    for r in rows:
-                        unit = theta[r] / theta[r].norm()
-                        q[r] = q[r] - unit * (unit * q[r]).sum()
-                    break
-        return -lr * q - self.lr * self.decay * factor * theta
-
-
-def weights_hash(model):
-    """Weights, buffers, modes, flags and gradients of a model."""
-    digest = hashlib.sha256()
-    for name, x in model.state_dict().items():
-        digest.update(name.encode() + x.detach().contiguous().view(torch.uint8).numpy().tobytes())
-    flags = [(n, p.requires_grad, p.grad is None) for n, p in model.named_parameters()]
-    digest.update(repr((flags, [m.training for m in model.modules()])).encode())
-    return digest.hexdigest()
-
-
-def live_optimizer(name, params, lr):
-    """The same optimisers built by their own packages."""
-    if name in ("adamp", "sgdp"):
-        package = pytest.importorskip("pytorch_optimizer")
-        kind = {"adamp": package.AdamP, "sgdp": package.SGDP}[name]
-        return kind(params, lr=lr, weight_decay=DECAY)
-    if name == "sign":
-        return _optimizers.SignDescent(params, lr=lr, weight_decay=DECAY)
-    kind = {"rmsprop": "RMSprop", "adam": "Adam", "adamw": "AdamW"}.get(name, "SGD")
-    more = {"momentum": 0.9} if name == "momentum" else {}
-    return getattr(torch.optim, kind)(params, lr=lr, weight_decay=DECAY, **more)
 
 
 def second_step(shape, name):
@@ -166,54 +71,6 @@ def second_step(shape, name):
     return policy, pairs, twin, live, move
 
 
-def loss_parts(model, pairs, refs, sides=(1.0, 1.0)):
-    """The gradient of the mean DPO loss by its two kinds of terms, by parameter."""
-    found = []
-    for side, (sign, weight) in enumerate(zip((-1, 1), sides, strict=True)):
-        total = 0.0
-        for pair, (ref_chosen, ref_rejected) in zip(pairs, refs, strict=True):
-            both = logps(model, pair)
-            margin = (both[0] - ref_chosen) - (both[1] - ref_rejected)
-            pull = BETA * torch.sigmoid(-BETA * margin.detach())
-            total = total + sign * weight * pull * both[side] / len(pairs)
-        found.append(gradients(total, model))
-    return {n: {"chosen": found[0][n], "rejected": found[1][n]} for n in found[0]}
-
-
-@pytest.mark.parametrize("name", ["sgd", "momentum", "rmsprop", "adam", "adamw"])
-def test_hand_kept_forces_sum_to_the_optimizers_own_steps(name):
-    """The oracle of the forces: ten steps of torch's optimiser, split by what built its moments."""
-    twin, pairs = reference.double(shapes.model("gpt2")), shapes.ragged_pairs()[:2]
-    refs, lr = values(twin, pairs), RATES.get(name, 1e-3)
-    optimizer = live_optimizer(name, list(twin.parameters()), lr)
-    hands = {n: reference.SplitMoments(name, lr, DECAY) for n, _ in twin.named_parameters()}
-    whole = gradients(sum(oracle_losses(twin, pairs, refs)) / len(pairs), twin)
-    for n, part in loss_parts(twin, pairs, refs).items():
-        torch.testing.assert_close(sum(part.values()), whole[n], rtol=1e-8, atol=1e-12)
-    for step in range(10):
-        parts = loss_parts(twin, pairs, refs)
-        before = {n: p.detach().clone() for n, p in twin.named_parameters()}
-        moves = {n: hands[n].step(before[n], parts[n]) for n in before}
-        for n, p in twin.named_parameters():
-            p.grad = sum(parts[n].values())
-        optimizer.step()
-        for n, p in twin.named_parameters():
-            torch.testing.assert_close(sum(moves[n].values()), p - before[n], rtol=1e-8, atol=1e-12)
-        earlier = sum(float(m["earlier_chosen"].abs().sum()) for m in moves.values())
-        assert (earlier > 0) == (step > 0 and name not in ("sgd", "rmsprop"))
-
-
-def test_hand_kept_forces_of_a_side_without_signal_are_zero():
-    twin, pairs = reference.double(shapes.model("gpt2")), shapes.ragged_pairs()[:2]
-    parts = [loss_parts(twin, pairs, values(twin, pairs), sides) for sides in ((1, 0), (0, 1))]
-    silent = {"rejected": parts[0], "chosen": parts[1]}
-    for side, given in silent.items():
-        for name, p in twin.named_parameters():
-            hand = reference.SplitMoments("adamw", 1e-3)
-            moves = [hand.step(p.detach(), given[name]) for _ in range(3)]
-            assert all(not m[side].any() and not m[f"earlier_{side}"].any() for m in moves)
-
-
 @pytest.mark.parametrize("name", _optimizers.NAMES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_prediction_equals_the_oracle(shape, name):
@@ -234,17 +91,16 @@ def test_prediction_equals_the_oracle(shape, name):
     np.testing.assert_allclose(frame["logps"], before, rtol=1e-6)
     np.testing.assert_allclose(frame["predicted_delta"], expected, atol=close(shape) * size, rtol=0)
     np.testing.assert_allclose(frame["actual_delta"], actual, atol=close(shape) * size, rtol=0)
-    assert (frame["residual"] == frame["actual_delta"] - frame["predicted_delta"]).all()
-    if name == "sign":
-        assert frame["self_delta"].isna().all() and frame["cross_delta"].isna().all()
-        assert frame.attrs["split"] == "not linear in the gradient"
-    else:
-        np.testing.assert_allclose(
-            frame[PARTS].sum(axis=1), frame["predicted_delta"], atol=close(shape) * size, rtol=0
-        )
-    assert (frame["weight_decay_delta"].abs() > 0).all()
+    slack = {"atol": close(shape) * size, "rtol": 0}
+    np.testing.assert_allclose(frame[PARTS].sum(axis=1), frame["predicted_delta"], **slack)
+    np.testing.assert_allclose(
+        frame[[*PARTS, "residual"]].sum(axis=1), frame["actual_delta"], rtol=0, atol=1e-12
+    )
+    assert frame.attrs["split"] == "linear"
+    assert (frame["decay"].abs() > 0).all()
     has_momentum = name in ("momentum", "adam", "adamw", "adamp")
-    assert (frame["momentum_delta"] != 0).all() == has_momentum
+    assert (frame["earlier_unsplit"] != 0).all() == has_momentum
+    assert not frame[["earlier_chosen", "earlier_rejected"]].any(axis=None)
 
 
 @pytest.mark.parametrize(
@@ -271,17 +127,19 @@ def test_parts_sum_to_the_prediction_whatever_the_options(name, options):
     frame = predict_step(policy, pairs, optimizer=live)
     assert frame["predicted_delta"].notna().all()
     if name == "Adagrad":
-        assert frame[PARTS].isna().all(axis=None)
+        assert frame[PARTS].isna().all(axis=None) and "unknown" in frame.attrs["split"]
+        left = frame["actual_delta"] - frame["predicted_delta"]
+        pd.testing.assert_series_equal(frame["residual"], left, check_names=False)
         return
     total, expected = frame[PARTS].sum(axis=1), frame["predicted_delta"]
     np.testing.assert_allclose(total, expected, atol=1e-9 * abs(expected).max(), rtol=0)
-    assert (frame["projection_delta"] != 0).all() == ("delta" in options)
-    assert (frame["momentum_delta"] != 0).all()
+    assert (frame["projection"] != 0).all() == ("delta" in options)
+    assert (frame["earlier_unsplit"] != 0).all()
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop"])
 def test_own_part_is_that_of_the_own_gradient(name):
-    """self_delta by materialised gradients: one pair's share under the P of the whole batch."""
+    """Own forces by materialised gradients: a pair's share under the P of the whole batch."""
     policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()[:3]
     frame = predict_step(policy, pairs, optimizer=name, lr=1e-4, beta=BETA)
     twin = reference.double(policy.model)
@@ -295,7 +153,8 @@ def test_own_part_is_that_of_the_own_gradient(name):
         for side, logp in enumerate(logps(twin, pair)):
             own = gradients(logp, twin)
             expected = -sum(float((own[n] * scales[name](total[n]) * pull[n]).sum()) for n in total)
-            assert frame["self_delta"][2 * i + side] == pytest.approx(expected, rel=1e-6)
+            row = frame.iloc[2 * i + side]
+            assert row["own_chosen"] + row["own_rejected"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_halving_the_rate_quarters_the_residual():
@@ -330,9 +189,10 @@ def test_identities_of_a_single_pair():
     frame = predict_step(policy, pair, loss="rpo", lr=0.01)
     chosen, rejected = frame["predicted_delta"]
     assert up * chosen - down * rejected == pytest.approx(0.01 * square, rel=1e-9)
-    assert frame["cross_delta"].abs().max() < 1e-12
+    assert frame[["others_chosen", "others_rejected"]].abs().max(axis=None) < 1e-12
     one = tk.entanglement(stats, "rpo", lr=0.01).predicted_chosen_delta[0]
-    assert frame["self_delta"][0] == pytest.approx(one, rel=1e-9)
+    own = frame["own_chosen"] + frame["own_rejected"]
+    assert own[0] == pytest.approx(one, rel=1e-9)
 
     twin = reference.double(policy.model)
     own = [gradients(logp, twin) for logp in logps(twin, pair)]
@@ -358,7 +218,8 @@ def test_small_adamw_steps_are_predicted_on_the_shipped_model():
     actual = frame["actual_delta"]
     assert 1 - (frame["residual"] ** 2).sum() / ((actual - actual.mean()) ** 2).sum() > 0.99
     assert list(frame["in_batch"]) == [True] * 8 + [False] * 4
-    assert (frame["self_delta"][8:] == 0).all() and (frame["self_delta"][:8] != 0).all()
+    own = frame[["own_chosen", "own_rejected"]]
+    assert (own[8:] == 0).all(axis=None) and (own[:8] != 0).all(axis=None)
 
 
 @pytest.mark.parametrize("name", ["momentum", "adamw", "adamp"])
@@ -393,7 +254,7 @@ def test_clipping_scales_the_gradient_alone():
     free = predict_step(policy, pairs, lr=1e-3)
     clipped = predict_step(policy, pairs, lr=1e-3, max_grad_norm=0.5 * free.attrs["grad_norm"])
     assert clipped.attrs["clip_factor"] == pytest.approx(0.5, rel=1e-5)
-    for column in ("predicted_delta", "self_delta", "cross_delta"):
+    for column in ("predicted_delta", *PARTS[:4]):
         np.testing.assert_allclose(clipped[column], free[column] * 0.5, rtol=1e-5)
 
 
@@ -408,7 +269,7 @@ def test_how_it_is_cut_into_passes_changes_nothing(monkeypatch):
     whole = predict_step(policy, pairs, loss=centred, optimizer="adam", lr=1e-4)
     monkeypatch.setattr(_step, "CELLS", 1)
     parts = predict_step(policy, pairs, loss=centred, optimizer="adam", lr=1e-4)
-    for column in ("predicted_delta", "actual_delta", "self_delta"):
+    for column in ("predicted_delta", "actual_delta", *PARTS[:4]):
         np.testing.assert_allclose(whole[column], parts[column], rtol=1e-7)
 
 

@@ -180,12 +180,13 @@ def _load_state(optimizer: torch.optim.Optimizer, state: Mapping) -> None:
 
 
 def apply(optimizer: torch.optim.Optimizer, grads: Mapping[nn.Parameter, Tensor | None]) -> None:
-    """Take one step with these gradients; every ``.grad`` field is put back after it."""
+    """Take one step with these gradients; they and every ``.grad`` field are as before after it."""
     held = [p for group in optimizer.param_groups for p in group["params"]]
     saved = [(p, p.grad) for p in held]
     try:
         for p in held:
-            p.grad = grads.get(p)
+            given = grads.get(p)
+            p.grad = None if given is None else given.clone()  # some optimisers write into it
         optimizer.step()
     finally:
         for p, grad in saved:

@@ -59,12 +59,14 @@ class Minibatch:
         grads: ∇ℓ by parameter name; ``None`` where a parameter is not used.
         norm: ‖∇ℓ‖ before clipping.
         clip_factor: What clipping multiplies ∇ℓ by, 1 without.
+        from_chosen: The share of ∇ℓ that comes from the chosen responses, if asked for.
     """
 
     weights: LossWeights
     grads: dict[str, Tensor | None]
     norm: float
     clip_factor: float
+    from_chosen: dict[str, Tensor | None] | None = None
 
     @property
     def clipped(self) -> dict[str, Tensor | None]:
@@ -87,7 +89,14 @@ def trained_and_watched(
 
 
 def minibatch(
-    policy: Policy, selected: Parameters, batch, ref: np.ndarray, loss, hparams, clip=None
+    policy: Policy,
+    selected: Parameters,
+    batch,
+    ref: np.ndarray,
+    loss,
+    hparams,
+    clip=None,
+    split: bool = False,
 ) -> Minibatch:
     """Return the gradient of the mean loss, ``−1/B·Σ (d_chosen·g_chosen − d_rejected·g_rejected)``.
 
@@ -101,6 +110,7 @@ def minibatch(
         loss: Name or function.
         hparams: Its hyper-parameters.
         clip: Largest norm of the gradient, or ``None``.
+        split: Find ``from_chosen`` too, by another backward; all else is the same bit for bit.
     """
     model, parts = policy.model, parts_of(policy, batch)
     places = [[2 * i + side for i in part for side in range(2)] for part in parts]
@@ -117,11 +127,13 @@ def minibatch(
                 sums[at] = kept[-1].detach().cpu()
         weights = weigh(loss, scores(batch, sums.numpy(), ref), hparams)
         pulls = np.stack([-weights.d_chosen, weights.d_rejected], 1).ravel() / len(batch)
+        by_chosen = np.where(np.arange(len(pulls)) % 2, 0.0, pulls)
+        sets = np.stack([pulls, by_chosen] if split else [pulls])
         graphs = kept if fits else (_sums(model, part) for part in rows)
-        grads = _pulled(selected, graphs, [pulls[at] for at in places])
+        grads, *more = _pulled(selected, graphs, [sets[:, at] for at in places])
     norm = _norm(grads)
     factor = 1.0 if clip is None else min(1.0, float(clip) / (norm + 1e-6))
-    return Minibatch(weights, grads, norm, factor)
+    return Minibatch(weights, grads, norm, factor, *more)
 
 
 def weigh(loss, found: Scores, hparams: Mapping[str, float]) -> LossWeights:
@@ -243,16 +255,18 @@ def _sums(model: nn.Module, rows: Sequence[Row]) -> Tensor:
     return torch.stack([x.double().sum() for x in scored_logps(model, rows)])
 
 
-def _pulled(selected: Parameters, graphs, pulls) -> dict[str, Tensor | None]:
-    """Return ``Σ pull·∇sum`` by parameter name over all passes."""
-    grads: dict[str, Tensor | None] = dict.fromkeys(selected)
-    for sums, pull in zip(graphs, pulls, strict=True):
-        pull = torch.tensor(pull, dtype=sums.dtype, device=sums.device)
-        found = torch.autograd.grad(sums, list(selected.values()), pull, allow_unused=True)
-        for name, g in zip(selected, found, strict=True):
-            if g is not None:
-                grads[name] = g if grads[name] is None else grads[name].add_(g)
-    return grads
+def _pulled(selected: Parameters, graphs, pulls) -> list[dict[str, Tensor | None]]:
+    """Return ``Σ pull·∇sum`` by parameter name over all passes, for each set of pulls."""
+    found: list[dict[str, Tensor | None]] = [dict.fromkeys(selected) for _ in pulls[0]]
+    for sums, sets in zip(graphs, pulls, strict=True):
+        for grads, pull in zip(found, sets, strict=True):
+            pull = torch.tensor(pull, dtype=sums.dtype, device=sums.device)
+            more, wanted = grads is not found[-1], list(selected.values())
+            new = torch.autograd.grad(sums, wanted, pull, retain_graph=more, allow_unused=True)
+            for name, g in zip(selected, new, strict=True):
+                if g is not None:
+                    grads[name] = g if grads[name] is None else grads[name].add_(g)
+    return found
 
 
 def _cells(policy: Policy, batch: Sequence[EncodedPair]) -> int:

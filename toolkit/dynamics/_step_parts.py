@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 BUFFERS = ("momentum_buffer", "exp_avg", "momentum")  # where older gradients live
+Factor = Tensor | float
 
 
 @dataclass(frozen=True)
 class StepParts:
-    """What moved one parameter: ``Δθ = −scale·∇ℓ + momentum + weight_decay + projection``.
+    """What moved one parameter, as factors of the gradient, the momentum buffer and the weights.
+
+    ``Δθ = −scale·g − past·m − decoupled·θ + projection`` with ``g = ∇ℓ + l2·θ``, and
+    ``m ← keep·m + take·g``. All of it is linear in g and m under the step's own factors, so that
+    every part of g and m moves the parameter by its own share.
 
     Attributes:
         scale: The diagonal P times the learning rate, as the step really used it (second moments
-            after their update); ``None`` where the step is not linear in the gradient.
-        momentum: Share of older gradients, or ``None`` for zero.
-        weight_decay: Share of weight decay, or ``None`` for zero.
+            after their update; the gradient itself for sign descent).
+        past: The same for the momentum buffer as it was before the step.
+        keep: Share of the old buffer in the new one.
+        take: Share of the gradient in the new buffer; ``None`` if there is no buffer.
+        l2: Weight decay that enters the gradient.
+        decoupled: Weight decay that does not.
         projection: Radial part that AdamP and SGDP take out again, or ``None`` for zero.
     """
 
-    scale: Tensor | float | None
-    momentum: Tensor | None = None
-    weight_decay: Tensor | None = None
+    scale: Factor
+    past: Factor = 0.0
+    keep: Factor = 0.0
+    take: Factor | None = None
+    l2: float = 0.0
+    decoupled: float = 0.0
     projection: Tensor | None = None
 
 
-def buffers(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, dict[str, Tensor]]:
-    """Return copies of the momentum buffers, to be read after the step."""
-    return {
-        p: {k: v.clone() for k, v in state.items() if k in BUFFERS and v is not None}
-        for p, state in optimizer.state.items()
-    }
+def buffer_of(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> Tensor | None:
+    """Return a parameter's momentum buffer, ``None`` where there is none yet."""
+    state = optimizer.state.get(p, {})
+    return next((state[name] for name in BUFFERS if state.get(name) is not None), None)
 
 
-def step_parts(optimizer, p, theta: Tensor, grad: Tensor, old: Mapping) -> StepParts | None:
+def step_parts(optimizer, p, theta: Tensor, grad: Tensor, old: Tensor | None) -> StepParts | None:
     """Return the parts of the step that was just taken on one parameter, or ``None``.
 
     Args:
@@ -46,7 +55,7 @@ def step_parts(optimizer, p, theta: Tensor, grad: Tensor, old: Mapping) -> StepP
         p: The parameter, as the optimiser holds it.
         theta: Its value before the step.
         grad: Its gradient after clipping.
-        old: Its momentum buffers before the step.
+        old: Its momentum buffer before the step.
     """
     key = (type(optimizer).__module__.split(".")[0], type(optimizer).__name__)
     group = next(g for g in optimizer.param_groups if any(q is p for q in g["params"]))
@@ -57,64 +66,69 @@ def step_parts(optimizer, p, theta: Tensor, grad: Tensor, old: Mapping) -> StepP
 
 
 def _sgd(group, new, old, theta, grad) -> StepParts:
-    lr, mu, buffer = float(group["lr"]), group["momentum"], old.get("momentum_buffer")
-    keep, past = 1.0, None
-    if mu:
-        keep = 1.0 if buffer is None else 1.0 - group["dampening"]  # the first one is undamped
-        past = None if buffer is None else mu * buffer
-        if group["nesterov"]:
-            keep, past = 1 + mu * keep, None if past is None else mu * past
-    return StepParts(lr * keep, _times(-lr, past), _decay(lr * keep, group, theta))
+    lr, mu, l2 = float(group["lr"]), group["momentum"], group["weight_decay"]
+    if not mu:
+        return StepParts(lr, l2=l2)
+    # The first buffer is the gradient itself, undamped.
+    keep, take = (0.0, 1.0) if old is None else (mu, 1.0 - group["dampening"])
+    if group["nesterov"]:
+        return StepParts(lr * (1 + mu * take), lr * mu * keep, keep, take, l2)
+    return StepParts(lr * take, lr * keep, keep, take, l2)
 
 
 def _adam(group, new, old, theta, grad) -> StepParts:
     t, (beta1, beta2) = float(new["step"]), map(float, group["betas"])
     moments = new["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
     denominator = (moments / (1 - beta2**t)).sqrt() + group["eps"]
-    each = float(group["lr"]) / (1 - beta1**t) / denominator
-    scale = (1 - beta1) * each
-    decoupled = group.get("decoupled_weight_decay", False)
-    decay = _decay(float(group["lr"]) if decoupled else scale, group, theta)
-    return StepParts(scale, _times(-beta1 * each, old.get("exp_avg")), decay)
+    lr, decay = float(group["lr"]), group["weight_decay"]
+    each = lr / (1 - beta1**t) / denominator
+    found = (1 - beta1) * each, beta1 * each, beta1, 1 - beta1
+    if group.get("decoupled_weight_decay", False):
+        return StepParts(*found, decoupled=lr * decay)
+    return StepParts(*found, l2=decay)
 
 
 def _rmsprop(group, new, old, theta, grad) -> StepParts:
     moments = new["square_avg"]
     if group["centered"]:
         moments = moments - new["grad_avg"] ** 2
-    scale = float(group["lr"]) / (moments.sqrt() + group["eps"])
-    past = _times(-float(group["lr"]) * group["momentum"], old.get("momentum_buffer"))
-    return StepParts(scale, past if group["momentum"] else None, _decay(scale, group, theta))
+    lr, mu, l2 = float(group["lr"]), group["momentum"], group["weight_decay"]
+    each = 1 / (moments.sqrt() + group["eps"])
+    return StepParts(lr * each, lr * mu, mu, each if mu else None, l2)
 
 
 def _sign(group, new, old, theta, grad) -> StepParts:
-    return StepParts(None, None, _decay(group["lr"], group, theta))
+    # P = 1/|∇ℓ|: every part of the gradient has its share in the sign of the whole.
+    size = grad.abs()
+    scale = float(group["lr"]) / size.clamp(min=torch.finfo(size.dtype).tiny) * (size > 0)
+    return StepParts(scale, decoupled=group["lr"] * group["weight_decay"])
 
 
 def _adamp(group, new, old, theta, grad) -> StepParts | None:
     t, (beta1, beta2) = group["step"], group["betas"]
     each = float(group["lr"]) / (1 - beta1**t) * math.sqrt(1 - beta2**t)
     each = each / (new["exp_avg_sq"].sqrt() + group["eps"])
-    keep, past = 1 - beta1, beta1
+    share, past = 1 - beta1, beta1
     if group["nesterov"]:
-        keep, past = keep + beta1 * keep, beta1 * past
-    momentum = _times(-past * each, old.get("exp_avg"))
-    return _projected(group, keep * each, momentum, theta, grad, 1.0)
+        share, past = share + beta1 * share, beta1 * past
+    found = share * each, past * each, beta1, 1 - beta1
+    return _projected(group, found, old, theta, grad, 1.0)
 
 
 def _sgdp(group, new, old, theta, grad) -> StepParts | None:
-    lr, mu, keep, past = float(group["lr"]), group["momentum"], 1 - group["dampening"], 1.0
+    lr, mu, take, past = float(group["lr"]), group["momentum"], 1 - group["dampening"], 1.0
+    share = take
     if group["nesterov"]:
-        keep, past = 1 + mu * keep, mu
-    momentum = _times(-lr * mu * past, old.get("momentum"))
-    return _projected(group, lr * keep, momentum, theta, grad, 1 / (1 - mu))
+        share, past = 1 + mu * take, mu
+    return _projected(group, (lr * share, lr * mu * past, mu, take), old, theta, grad, 1 / (1 - mu))
 
 
-def _projected(group, scale, momentum, theta, grad, more: float) -> StepParts | None:
+def _projected(group, factors, old, theta, grad, more: float) -> StepParts | None:
     """Add what projection takes out, and decay as AdamP does it (arXiv 2006.08217)."""
     if not group["weight_decouple"]:
         return None
-    move = -scale * grad if momentum is None else -scale * grad + momentum
+    scale, past = factors[:2]
+    move = -scale * grad if old is None else -scale * grad - past * old
     ratio, removed = more, None
     for view in ((len(theta), -1), (1, -1)) if theta.dim() > 1 else ():
         rows, pull = theta.reshape(view), grad.reshape(view)
@@ -125,15 +139,8 @@ def _projected(group, scale, momentum, theta, grad, more: float) -> StepParts | 
             removed, ratio = (-unit * along).reshape(theta.shape), more * group["wd_ratio"]
             break
     lr = 1.0 if group["fixed_decay"] else float(group["lr"])
-    return StepParts(scale, momentum, _decay(lr * ratio, group, theta), removed)
-
-
-def _decay(scale, group, theta: Tensor) -> Tensor | None:
-    return -scale * group["weight_decay"] * theta if group["weight_decay"] else None
-
-
-def _times(factor, values: Tensor | None) -> Tensor | None:
-    return None if values is None else factor * values
+    decay = lr * ratio * group["weight_decay"]
+    return StepParts(*factors, decoupled=decay, projection=removed)
 
 
 _PARTS: dict[tuple[str, str], Callable[..., StepParts | None]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,12 +18,25 @@ from toolkit.dynamics._interrupts import uninterrupted
 from toolkit.dynamics._lora import trained_policy
 from toolkit.dynamics._trajectory import Divergence, StepRecord, Trajectory
 from toolkit.dynamics._watch import Watch
+from toolkit.dynamics.forces import FORCES, SplitMoments, SplitStep, forces_on
 from toolkit.losses import check_loss
 from toolkit.model import Params, Policy, batches
 from toolkit.model.inputs import Pairs
 from toolkit.model.turns import alone
+from toolkit.pairs import EncodedPair
 
 WATCHED = 8  # probes, where none are given
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A step that was taken and not measured yet."""
+
+    before: dict[str, Tensor]
+    record: StepRecord
+    batch: list[EncodedPair]
+    gradient: _step.Minibatch
+    split: SplitStep | None
 
 
 class TrainingRun:
@@ -61,6 +75,9 @@ class TrainingRun:
         checkpoint_every: Keep the weights at each multiple of this step; start and end always are.
         in_place: Train the policy's own model (and live optimiser) instead of a deep copy.
         predict: Predict each step by a forward-mode pass; without it the predictions are NaN.
+        forces: Split each response's first-order change by what caused it; see
+            ``Trajectory.forces``. Takes a backward per minibatch and one per watched response, and
+            memory for three more copies of the momentum; the training stays the same bit for bit.
         on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
             leaves such pairs out and names
             them in the trajectory's ``skipped``.
@@ -102,6 +119,7 @@ class TrainingRun:
         checkpoint_every: int | None = None,
         in_place: bool = False,
         predict: bool = True,
+        forces: bool = False,
         on_error: str = "raise",
         **hparams: float,
     ):
@@ -111,9 +129,11 @@ class TrainingRun:
         positive("max_grad_norm", max_grad_norm, optional=True)
         flag("in_place", in_place)
         flag("predict", predict)
+        flag("forces", forces)
         check_loss(loss, hparams)
         recipe = _optimizers.Recipe(optimizer, lr, weight_decay, optimizer_options)
-        self.steps, self.loss, self.hparams, self.predict = steps, loss, hparams, predict
+        self.steps, self.loss, self.hparams = steps, loss, hparams
+        self.predict, self.forces = predict, forces
         self.max_grad_norm, self.checkpoint_every = max_grad_norm, checkpoint_every
         self.stopped = False
         self._pairs, watched, left_out = _step.trained_and_watched(policy, pairs, probes, on_error)
@@ -167,7 +187,7 @@ class TrainingRun:
         """Everything done so far, as a :class:`Trajectory`."""
         done = len(self._records)
         if done not in self._checkpoints:
-            current = self._kept() if self._pending is None else _on_cpu(self._pending[0])
+            current = self._kept() if self._pending is None else _on_cpu(self._pending.before)
             self._end = self._end if self._end and self._end[0] == done else (done, current)
         kept = dict([*self._checkpoints.items(), *([self._end] if self._end else [])])
         kept = {step: weights for step, weights in kept.items() if step <= done}
@@ -188,6 +208,7 @@ class TrainingRun:
             self.stopped,
             self.policy,
             self.divergence,
+            self._forces_so_far() if self.forces else None,
         )
 
     @alone
@@ -217,6 +238,8 @@ class TrainingRun:
     def _clear(self) -> None:
         self._records: list[StepRecord] = []
         self._predicted, self._inside, self._losses = [], [], []
+        self._forces: list[np.ndarray] = []
+        self._moments = SplitMoments(self._optimizer, self._selected) if self.forces else None
         self._logps, self._kl = [], []
         self._pending, self._end, self.stopped, self.divergence = None, None, False, None
         self._checkpoints = {0: self._start}
@@ -234,21 +257,31 @@ class TrainingRun:
         at = self._schedule[len(self._records)]
         batch, ref = [self._pairs[i] for i in at], np.concatenate([self._ref[i] for i in at])
         found = _step.minibatch(
-            self.policy, self._selected, batch, ref, self.loss, self.hparams, self.max_grad_norm
+            self.policy,
+            self._selected,
+            batch,
+            ref,
+            self.loss,
+            self.hparams,
+            self.max_grad_norm,
+            self.forces,
         )
         before = {name: p.detach().clone() for name, p in self._selected.items()}
         grads = {self._selected[name]: g for name, g in found.clipped.items()}
         loss, ids = float(found.weights.losses.mean()), [e.id for e in batch]
-        numbers = (loss, found.norm, found.clip_factor, ids)
+        record = StepRecord(len(self._records) + 1, loss, found.norm, found.clip_factor, ids)
         with uninterrupted():
             _optimizers.apply(self._optimizer, grads)
-            self._pending = before, StepRecord(len(self._records) + 1, *numbers), at
+            split = None
+            if self._moments is not None:
+                split = self._moments.advance(self._optimizer, self._selected, before, found)
+            self._pending = Pending(before, record, batch, found, split)
 
     def _diverge(self, error: Exception) -> None:
         """End the run at its last step whose numbers are finite, with the weights after it."""
         with uninterrupted():
             if self._pending is not None:
-                self._put(self._pending[0])
+                self._put(self._pending.before)
                 self._pending = None
             at, lr = len(self._records) + 1, self.settings["lr"]
             self.divergence, self.stopped = Divergence(at, lr, str(error)), True
@@ -260,27 +293,33 @@ class TrainingRun:
                 p.copy_(weights[name])
 
     def _measure(self) -> StepRecord:
-        before, record, at = self._pending
-        predicted = np.full(len(self._watch.axis), np.nan)
+        step, predicted = self._pending, np.full(len(self._watch.axis), np.nan)
+        record = step.record
         if self.predict:
-            move = _step.moved(before, self._selected)
-            tokens = _step.directional(self.policy, self._probes, before, move)
+            move = _step.moved(step.before, self._selected)
+            tokens = _step.directional(self.policy, self._probes, step.before, move)
             predicted = torch.cat(tokens).double().cpu().numpy()
+        forces = []
+        if self.forces:
+            forces = [forces_on(self.policy, self._probes, step.batch, step.gradient, step.split)]
         looked = self._watch.look(self.policy)
         keep = self.checkpoint_every and record.step % self.checkpoint_every == 0
         weights = self._kept() if keep or record.step == self.steps else None
         losses = self._probe_losses(looked[0])
-        batch = [self._pairs[i] for i in at]
-        inside = [any(_step.same_tokens(e, probe) for e in batch) for probe in self._probes]
+        inside = [any(_step.same_tokens(e, probe) for e in step.batch) for probe in self._probes]
         with uninterrupted():
             self._append(looked, losses)
             self._predicted.append(predicted)
+            self._forces += forces
             self._inside.append(inside)
             self._records.append(record)
             if weights is not None:
                 self._checkpoints[record.step] = weights
             self._pending = None
         return record
+
+    def _forces_so_far(self) -> np.ndarray:
+        return np.array(self._forces).reshape(-1, 2 * len(self._probes), len(FORCES))
 
     def _look(self) -> None:
         looked = self._watch.look(self.policy)

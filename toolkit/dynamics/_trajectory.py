@@ -14,6 +14,7 @@ from torch import Tensor
 
 from toolkit.dynamics import _trajectory_files
 from toolkit.dynamics._step import SIDES, regimes
+from toolkit.dynamics.forces import FORCES, unexplained
 from toolkit.model import Policy
 from toolkit.model.inputs import skipped_frame
 from toolkit.model.turns import alone
@@ -85,6 +86,8 @@ class Trajectory:
         stopped: Whether the run was stopped before its last step.
         divergence: At which step and learning rate the run diverged, or ``None``; a run that did
             is ``stopped``, at the last step whose numbers are finite.
+        step_forces: What moved each response in each step, ``[T, 2P, len(FORCES)]``; ``None`` if
+            not asked for. See :meth:`forces`.
     """
 
     axis: pd.DataFrame
@@ -100,6 +103,7 @@ class Trajectory:
     stopped: bool = False
     policy: Policy | None = field(default=None, compare=False)
     divergence: Divergence | None = None
+    step_forces: np.ndarray | None = None
 
     def __repr__(self) -> str:
         s, kept = self.settings, ", ".join(map(str, sorted(self.checkpoints)))
@@ -126,11 +130,12 @@ class Trajectory:
         """Return one row a step, probe and side; step 0 is the start and has no changes.
 
         Returns:
-            Columns ``step, pair_id, side, logps, predicted_delta, actual_delta,
-            predicted_logps`` (starting value plus all predictions so far), ``loss, reward``
-            (β·logratio where the loss has a beta, else the logratio), ``margin`` (chosen −
-            rejected reward), ``kl, regime`` (from the signs of that step's two predicted changes),
-            ``actual_regime`` (from those of the actual ones), ``in_batch``.
+            Columns ``step, pair_id, side, logps, drawdown`` (largest fall so far from an earlier
+            high), ``predicted_delta, actual_delta, predicted_logps`` (starting value plus all
+            predictions so far), ``loss, reward`` (β·logratio where the loss has a beta, else the
+            logratio), ``margin`` (chosen − rejected reward), ``kl, regime`` (from the signs of
+            that step's two predicted changes), ``actual_regime`` (from those of the actual ones),
+            ``in_batch``.
         """
         logps, moves = self._sums(self.logps), self._sums(self.predicted)
         count, rows = logps.shape
@@ -144,6 +149,7 @@ class Trajectory:
             "pair_id": np.tile(np.repeat(self.pair_ids, 2), count),
             "side": np.tile(SIDES, count * rows // 2),
             "logps": logps.ravel(),
+            "drawdown": np.maximum.accumulate(falls(logps)).ravel(),
             "predicted_delta": changes[0].ravel(),
             "actual_delta": changes[1].ravel(),
             "predicted_logps": (logps[:1] + np.vstack([0 * logps[:1], moves]).cumsum(0)).ravel(),
@@ -154,6 +160,72 @@ class Trajectory:
             "regime": np.repeat(names, 2, axis=1).ravel(),
             "actual_regime": np.repeat(real, 2, axis=1).ravel(),
             "in_batch": np.repeat(inside, 2, axis=1).ravel(),
+        }
+        return self._labelled(pd.DataFrame(columns))
+
+    def forces(self) -> pd.DataFrame:
+        """Return what moved each response in each step, at first order, beside what happened.
+
+        ``Δθ`` is split as the optimiser really built it, under its own denominators, and each part
+        is ``⟨∇log π, part⟩``. The nine forces and ``residual`` sum to ``actual_delta``.
+
+        Returns:
+            One row per step, pair and side: ``step, pair_id, side``; by terms of the loss that
+            pull at chosen and at rejected responses, ``own_chosen, own_rejected`` (the pair's own
+            terms, where it is in the minibatch), ``others_chosen, others_rejected`` (the rest of
+            the minibatch), ``earlier_chosen, earlier_rejected`` (earlier steps, through the
+            momentum), ``earlier_unsplit`` (moments that the optimiser brought with it, else 0);
+            ``decay`` (weight decay), ``projection`` (what AdamP and SGDP take out), ``residual``
+            (curvature, and the rounding of the weights), ``actual_delta, in_batch``; nats. NaN for
+            an optimiser whose step is not known.
+
+        Raises:
+            ValueError: If the run did not keep them.
+
+        Source:
+            arXiv 2410.13828, Section 3, step by step; the split follows from linearity.
+        """
+        if self.step_forces is None:
+            raise ValueError("this run kept no forces: run it again with tk.train(…, forces=True)")
+        actual = np.diff(self._sums(self.logps), axis=0)
+        count, rows = actual.shape
+        columns = {
+            "step": np.repeat(np.arange(1, count + 1), rows),
+            "pair_id": np.tile(np.repeat(self.pair_ids, 2), count),
+            "side": np.tile(SIDES, count * rows // 2),
+            **dict(zip(FORCES, self.step_forces.reshape(-1, len(FORCES)).T, strict=True)),
+            "residual": unexplained(actual, self.step_forces).ravel(),
+            "actual_delta": actual.ravel(),
+            "in_batch": np.repeat(self.in_batch, 2, axis=1).ravel(),
+        }
+        return self._labelled(pd.DataFrame(columns))
+
+    def drawdown(self) -> pd.DataFrame:
+        """Return each response's largest fall from an earlier high beside its whole change.
+
+        Returns:
+            One row per pair and side: ``pair_id, side, start, final`` (log π), ``change`` (final −
+            start), ``drawdown`` (largest fall from an earlier high, at least 0), ``high_step,
+            low_step`` (where that fall begins and ends; both 0 without a fall), nats; and
+            ``prob_drawdown``, the same of the probability π.
+
+        Source:
+            arXiv 2410.08847, Table 1 (the largest drop of the chosen response over the run).
+        """
+        logps = self._sums(self.logps)
+        fallen = falls(logps)
+        low = fallen.argmax(0)
+        high = [int(values[: end + 1].argmax()) for values, end in zip(logps.T, low, strict=True)]
+        columns = {
+            "pair_id": np.repeat(self.pair_ids, 2),
+            "side": np.tile(SIDES, logps.shape[1] // 2),
+            "start": logps[0],
+            "final": logps[-1],
+            "change": logps[-1] - logps[0],
+            "drawdown": fallen.max(0),
+            "high_step": np.where(fallen.max(0) > 0, high, 0),
+            "low_step": low,
+            "prob_drawdown": falls(np.exp(logps)).max(0),
         }
         return self._labelled(pd.DataFrame(columns))
 
@@ -264,6 +336,11 @@ class Trajectory:
         diverged = str(self.divergence) if self.divergence else None
         frame.attrs.update(self.settings, stopped=self.stopped, divergence=diverged, **more)
         return frame
+
+
+def falls(values: np.ndarray) -> np.ndarray:
+    """Return how far each value ``[T + 1, …]`` lies below the highest one up to its step."""
+    return np.maximum.accumulate(values) - values
 
 
 def _r_squared(predicted: np.ndarray, actual: np.ndarray) -> float:

@@ -60,6 +60,7 @@ def load(folder: Path) -> dict[str, object]:
             "checkpoints": {step: load_weights(path) for step, path in files.items()},
             "stopped": head["stopped"],
             "divergence": head.get("divergence"),
+            "step_forces": arrays.get("step_forces"),
         }
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise ValueError(f"cannot load {str(folder)!r}: {one_line(error)}") from error
@@ -80,6 +81,8 @@ def _write(trajectory, folder: Path) -> None:
     text = json.dumps(head, indent=2, ensure_ascii=False, default=str)
     (folder / HEAD).write_text(text, encoding="utf-8")
     arrays = {name: np.ascontiguousarray(getattr(trajectory, name)) for name in ARRAYS}
+    if trajectory.step_forces is not None:
+        arrays["step_forces"] = np.ascontiguousarray(trajectory.step_forces)
     save_arrays(arrays, folder / NUMBERS)
     trajectory.axis.to_parquet(folder / TOKENS)
     trajectory.steps.to_parquet(folder / STEPS)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from toolkit.gradients._activations import eager_experts
-from toolkit.gradients._rules import dot, flat_products, tensor_products
+from toolkit.gradients.products import dot, flat_products, tensor_products
 from toolkit.model.forward import Row, Scorer, evaluation, scored_logps
 from toolkit.model.parameters import Parameters, only
 from toolkit.model.turns import alone_in_process

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
-CHUNK = 1 << 22  # entries turned to float64 at once
+from toolkit.gradients.products import flat_products, tensor_products
 
 
 class Use(NamedTuple):
@@ -235,28 +235,6 @@ def rule_for(module: nn.Module, names: dict[str, str]) -> Rule | None:
 def vector_products(rows: Tensor) -> Tensor:
     """Return ``[pairs, 3]`` for neighbouring rows of ``[rows, n]``."""
     return torch.stack([tensor_products(*rows[i : i + 2]) for i in range(0, len(rows), 2)])
-
-
-def tensor_products(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """Return ‖a‖², ‖b‖², ⟨a, b⟩ of two equally shaped tensors."""
-    return torch.stack([dot(chosen, chosen), dot(rejected, rejected), dot(chosen, rejected)])
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return ⟨a, b⟩: short float32 dots (one a row), summed in float64."""
-    width = a.shape[-1] if a.dim() > 1 else len(a)
-    if width <= 1 << 12:
-        rows = torch.linalg.vecdot(a.reshape(-1, width), b.reshape(-1, width))
-        return rows.sum(dtype=torch.float64).cpu()
-    parts = zip(a.flatten().split(CHUNK), b.flatten().split(CHUNK), strict=True)
-    return sum(x.double() @ y.double() for x, y in parts).cpu()
-
-
-def flat_products(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``[len(a), len(b)]`` inner products of everything behind the first dimension."""
-    a, b = a.flatten(1), b.flatten(1)
-    spans = zip(a.split(1 << 16, 1), b.split(1 << 16, 1), strict=True)
-    return sum((x @ y.T).double() for x, y in spans).cpu()
 
 
 def symmetric(count: int, block: Callable[[int, int], Tensor]) -> Tensor:

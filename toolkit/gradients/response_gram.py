@@ -14,9 +14,9 @@ from toolkit.gradients import _autograd
 from toolkit.gradients._findings import plan_for
 from toolkit.gradients._passes import backward
 from toolkit.gradients._plan import Plan
-from toolkit.gradients._rules import flat_products
 from toolkit.gradients._scope import Scope
 from toolkit.gradients.preconditioner import Metric
+from toolkit.gradients.products import flat_products
 from toolkit.gradients.results import Gram
 from toolkit.model import Params, Policy
 from toolkit.model.batching import batches
