@@ -47,6 +47,10 @@ def calls() -> dict[str, tuple[object, dict[str, object]]]:
         "encode": (tk.encode, {"pair": pairs[0], "tokenizer": policy.tokenizer}),
         "audit_pairs": (tk.audit_pairs, both),
         "per_token_logps": (tk.per_token_logps, both),
+        "sample_responses": (
+            tk.sample_responses,
+            {"policy": policy, "prompts": [pairs[0].prompt], "max_new_tokens": 2},
+        ),
         "pair_stats": (tk.pair_stats, both | {"progress": False}),
         "similarity": (tk.similarity, both | {"progress": False}),
         "ches_tokens": (tk.ches_tokens, one),

@@ -24,7 +24,7 @@ _HOME = {
     "pairs": (
         "EncodedPair PairError PairList PreferencePair audit_pairs encode load_pairs shipped_pairs"
     ),
-    "model": "Labels PairLogps Policy load_model per_token_logps",
+    "model": "Labels PairLogps Policy load_model per_token_logps sample_responses",
     "losses": "LOSSES Loss LossWeights loss_table loss_weights",
     "dynamics": (
         "SingleTokenTheory StepRecord TrainingRun Trajectory displacement_verdict mass_flow "

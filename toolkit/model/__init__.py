@@ -7,6 +7,7 @@ from toolkit.model.parameters import Params, check_params
 from toolkit.model.policy import Policy
 from toolkit.model.provenance import Labels
 from toolkit.model.reference import reference, reference_logps
+from toolkit.model.sampling import sample_responses
 
 __all__ = [
     "SHIPPED_MODEL",
@@ -21,4 +22,5 @@ __all__ = [
     "per_token_logps",
     "reference",
     "reference_logps",
+    "sample_responses",
 ]
