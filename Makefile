@@ -57,8 +57,9 @@ notebooks: $(VENV)/.dev-installed ## run every notebook again and save it, all o
 	@cp build/notebooks/*.ipynb notebooks/
 
 tiny-model: $(VENV)/.dev-installed ## rebuild the shipped model and pairs (about half an hour)
-	$(VENV)/bin/python data/build_model.py
 	$(VENV)/bin/python data/build_pairs.py
+	$(VENV)/bin/python data/build_model.py
+	$(VENV)/bin/python data/build_on_policy.py
 
 clean: ## remove caches and build products, but not .venv
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ from build_pairs import STANCE_KINDS, sentiment_pairs, stance_pairs, tuning_resp
 from evaluation import distinct_words, first_token_labels, held_out, perplexities, samples
 from formats import tuning_example
 from language import DOMAINS, document
-from model_card import write_card
+from model_card import measured_section, replace_section
 from safetensors.torch import save_file
 from training import VOCABULARY, mixed_batches, new_model, pretrain, render, train_tokenizer, tune
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -167,7 +167,7 @@ def main() -> None:
     metrics |= measure(options.out)
     metrics["seconds"] = metrics["pretraining_seconds"] + round(time.monotonic() - start)
     save_whole(model, tokenizer, options.out, metrics)
-    write_card(HERE / "README.md", metrics)
+    replace_section(HERE / "README.md", "measured", measured_section(metrics))
     print(json.dumps({k: v for k, v in metrics.items() if k != "samples"}, indent=1))
 
 

@@ -40,7 +40,7 @@ SWAPPED_LISTS = (
 )  # fmt: skip
 
 
-def _distinct(tag: str, make: Callable, accept: Callable = lambda made: True) -> list:
+def distinct(tag: str, make: Callable, accept: Callable = lambda made: True) -> list:
     """Yields what `make` returns for numbered seeds, without repeats, where `accept` agrees."""
     seen, index = set(), 0
     while True:
@@ -53,7 +53,7 @@ def _distinct(tag: str, make: Callable, accept: Callable = lambda made: True) ->
 
 def sentiment_pairs(name: str) -> list[dict]:
     """Returns one sentiment set; all three sets hold the same reviews in the same order."""
-    source = _distinct("sentiment", lambda rng: review(rng, LEXICON, short=rng.random() < 0.5))
+    source = distinct("sentiment", lambda rng: review(rng, LEXICON, short=rng.random() < 0.5))
     counts = dict.fromkeys(OTHER_SENTIMENT, 0)
     rows = []
     for text, label, topic in source:
@@ -75,7 +75,7 @@ def sentiment_pairs(name: str) -> list[dict]:
 def stance_pairs() -> list[dict]:
     """Returns single-token pairs about statements: No/Never, Yes/No and Sure/Yes in turn."""
     sources = {
-        stance: _distinct(
+        stance: distinct(
             f"stance-{stance}",
             lambda rng: statement(rng, LEXICON),
             lambda made, stance=stance: made[1] == stance,
@@ -119,7 +119,7 @@ def _refusal(rng: random.Random, kind: str) -> tuple[str, str, str, str]:
 def refusal_pairs() -> list[dict]:
     """Returns conversational pairs: refusals and helpful answers to harmless toy requests."""
     sources = {
-        kind: _distinct(f"refusals-{kind}", lambda rng, kind=kind: _refusal(rng, kind))
+        kind: distinct(f"refusals-{kind}", lambda rng, kind=kind: _refusal(rng, kind))
         for kind in REFUSAL_KINDS
     }
     rows = []
@@ -176,7 +176,7 @@ def near_duplicate_pairs() -> list[dict]:
     """Returns texts of several sentences beside a copy with a word or two swapped, or another."""
     rows = []
     for kind, count in NEAR_KINDS.items():
-        source = _distinct(f"near-{kind}", lambda rng, kind=kind: _near(rng, kind), bool)
+        source = distinct(f"near-{kind}", lambda rng, kind=kind: _near(rng, kind), bool)
         for _ in range(count):
             prompt, chosen, rejected, topic, swapped = next(source)
             rows.append({
@@ -219,17 +219,17 @@ def to_jsonl(rows: list[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_all(folder: Path) -> None:
-    """Writes every set as one file, each whole or not at all."""
-    for name, rows in all_sets().items():
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=folder, suffix=".part", delete=False
-        ) as part:
-            part.write(to_jsonl(rows))
-        os.chmod(part.name, 0o644)
-        os.replace(part.name, folder / f"{name}.jsonl")
-        print(f"{name}: {len(rows)} rows")
+def write_set(folder: Path, name: str, rows: list[dict]) -> None:
+    """Writes a set as one file, whole or not at all."""
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=folder, suffix=".part", delete=False
+    ) as part:
+        part.write(to_jsonl(rows))
+    os.chmod(part.name, 0o644)
+    os.replace(part.name, folder / f"{name}.jsonl")
+    print(f"{name}: {len(rows)} rows")
 
 
 if __name__ == "__main__":
-    write_all(HERE)
+    for name, rows in all_sets().items():
+        write_set(HERE, name, rows)

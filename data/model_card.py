@@ -1,9 +1,7 @@
-"""Writes the measured part of data/README.md from the metrics of a build."""
+"""Writes the measured parts of data/README.md, such as the metrics of a build."""
 
 import os
 from pathlib import Path
-
-START, STOP = "<!-- measured: start -->", "<!-- measured: stop -->"
 
 
 def measured_section(metrics: dict) -> str:
@@ -53,13 +51,14 @@ def _inline(text: str) -> str:
     return text.strip().replace("\n", " ↵ ").replace("`", "'")
 
 
-def write_card(readme: Path, metrics: dict) -> None:
-    """Replaces what stands between the two markers of the README."""
+def replace_section(readme: Path, name: str, section: str) -> None:
+    """Replaces what stands between the two markers of a section of the README."""
+    start, stop = f"<!-- {name}: start -->", f"<!-- {name}: stop -->"
     text = readme.read_text(encoding="utf-8")
-    head, found, rest = text.partition(START)
-    tail = rest.partition(STOP)[2]
-    if not found or STOP not in rest:
-        raise ValueError(f"{readme.name} needs the lines {START!r} and {STOP!r}")
+    head, found, rest = text.partition(start)
+    tail = rest.partition(stop)[2]
+    if not found or stop not in rest:
+        raise ValueError(f"{readme.name} needs the lines {start!r} and {stop!r}")
     part = readme.with_suffix(".part")
-    part.write_text(f"{head}{START}\n{measured_section(metrics)}\n{STOP}{tail}", encoding="utf-8")
+    part.write_text(f"{head}{start}\n{section}\n{stop}{tail}", encoding="utf-8")
     os.replace(part, readme)
