@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import toolkit as tk
 from toolkit.gradients import PairStats
-from toolkit.model import Labels
+from toolkit.model import Provenance
 
 SHAPES = list(shapes.CONFIGS)
 COLUMNS = [
@@ -47,7 +47,7 @@ COLUMNS = [
     "first_order",
     "first_order_lr",
 ]
-LABELS = Labels("vectors", "all", "float64", True)
+LABELS = Provenance("vectors", "all", "float64", True)
 
 
 def stats_of(chosen, rejected, inner, logps=None):

@@ -553,7 +553,7 @@ def test_products_under_adams_metric_equal_the_oracle():
     """Pair products, contributions, matrix and kernel all become ⟨·,·⟩_P."""
     policy, pairs = shapes.policy("gpt2", torch.float32), shapes.ragged_pairs()
     optimizer = adam_after_a_step(policy.model)
-    metric = tk.Metric.from_optimizer(optimizer, policy.model)
+    adam = tk.Preconditioner.from_optimizer(optimizer, policy.model)
     state = [optimizer.state[p] for p in policy.model.parameters()]
     weights = [1 / ((s["exp_avg_sq"] / (1 - 0.999)).sqrt() + 1e-8) for s in state]
     weight = torch.cat([w.flatten() for w in weights]).double()
@@ -563,8 +563,8 @@ def test_products_under_adams_metric_equal_the_oracle():
     kernel = (totals * weight) @ totals.T
     size = torch.outer(kernel.diagonal().sqrt(), kernel.diagonal().sqrt()).numpy()
 
-    stats = tk.pair_stats(policy, pairs, metric=metric, progress=False)
-    found = tk.gram(policy, pairs, metric=metric, progress=False)
+    stats = tk.pair_stats(policy, pairs, preconditioner=adam, progress=False)
+    found = tk.gram(policy, pairs, preconditioner=adam, progress=False)
     assert np.all(np.abs(found.matrix - kernel.numpy()) <= 4e-6 * size)
     np.testing.assert_allclose(np.diag(found.matrix)[::2], stats.chosen_sq_norm, rtol=4e-6)
     np.testing.assert_allclose(np.diag(found.matrix, 1)[::2], stats.inner, atol=4e-6 * size.max())
@@ -573,18 +573,19 @@ def test_products_under_adams_metric_equal_the_oracle():
     every = torch.cat(sides[0])
     exact = (every * weight) @ every.T
     norm = exact.diagonal().sqrt()
-    matrix = tk.token_matrix(policy, pairs[0], metric=metric).matrix
+    matrix = tk.token_matrix(policy, pairs[0], preconditioner=adam).matrix
     assert np.all(np.abs(matrix - exact.numpy()) <= 4e-6 * torch.outer(norm, norm).numpy())
-    tokens = tk.token_contributions(policy, pairs[0], metric=metric)
+    tokens = tk.token_contributions(policy, pairs[0], preconditioner=adam)
     along = ((every * weight) @ totals[0]).numpy()
     assert np.all(np.abs(tokens.with_chosen - along) <= 4e-6 * norm.numpy() * size[0, 0] ** 0.5)
 
 
-def test_a_metric_of_ones_changes_nothing():
+def test_a_preconditioner_of_ones_changes_nothing():
     policy, pairs = shapes.policy("llama"), shapes.ragged_pairs()
     ones = {n: torch.ones_like(p) for n, p in policy.model.named_parameters()}
     plain = tk.pair_stats(policy, pairs, progress=False)
-    with_ones = tk.pair_stats(policy, pairs, metric=tk.Metric("ones", ones), progress=False)
+    plain = tk.Preconditioner("ones", ones)
+    with_ones = tk.pair_stats(policy, pairs, preconditioner=plain, progress=False)
     np.testing.assert_allclose(with_ones.inner, plain.inner, rtol=1e-6)
 
 
@@ -596,17 +597,18 @@ def test_a_metric_of_ones_changes_nothing():
         (lambda w: next(iter(w.values())).neg_(), "negative"),
     ],
 )
-def test_a_bad_metric_is_refused_by_name(change, message):
+def test_a_bad_preconditioner_is_refused_by_name(change, message):
     policy = shapes.policy("gpt2")
     weights = {n: torch.ones_like(p) for n, p in policy.model.named_parameters()}
     change(weights)
+    odd = tk.Preconditioner("odd", weights)
     with pytest.raises(ValueError, match=message):
-        tk.pair_stats(policy, shapes.ragged_pairs(), metric=tk.Metric("odd", weights))
+        tk.pair_stats(policy, shapes.ragged_pairs(), preconditioner=odd)
 
 
-def test_an_optimiser_without_a_metric_is_refused():
+def test_an_optimiser_without_a_preconditioner_is_refused():
     model = shapes.model("gpt2")
     with pytest.raises(ValueError, match="take a step first"):
-        tk.Metric.from_optimizer(torch.optim.Adam(model.parameters()), model)
-    with pytest.raises(ValueError, match="no diagonal metric"):
-        tk.Metric.from_optimizer(torch.optim.Adagrad(model.parameters()), model)
+        tk.Preconditioner.from_optimizer(torch.optim.Adam(model.parameters()), model)
+    with pytest.raises(ValueError, match="no diagonal preconditioner"):
+        tk.Preconditioner.from_optimizer(torch.optim.Adagrad(model.parameters()), model)

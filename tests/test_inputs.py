@@ -90,7 +90,7 @@ GRADIENTS = ["pair_stats", "iter_pair_stats", "gram", "token_contributions", "to
 STEPS = ["predict_step", "train", "TrainingRun", "TrajectoryExplorer"]
 PREDICTED = ["PairExplorer", "LossExplorer"]
 OPTIONS = [
-    (GRADIENTS, "metric", ["adam", 1.0, {}]),
+    (GRADIENTS, "preconditioner", ["adam", 1.0, {}]),
     ([*GRADIENTS, *STEPS, *PREDICTED, "score_pairs"], "params", SETS),
     ([*STEPS, *PREDICTED], "lr", NUMBERS),
     ([*STEPS, *PREDICTED, "single_token_theory", "score_pairs"], "beta", NUMBERS),

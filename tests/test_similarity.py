@@ -525,7 +525,7 @@ def test_a_model_that_goes_around_its_head_is_refused():
     head = policy.model.lm_head
     policy.model.lm_head = torch.nn.Identity()
     policy.model.get_output_embeddings = lambda: head
-    with pytest.raises(ValueError, match="GPT2LMHeadModel does not pass one state a token"):
+    with pytest.raises(ValueError, match="GPT2LMHeadModel does not pass one state per token"):
         tk.similarity(policy, shapes.ragged_pairs())
 
 

@@ -24,15 +24,15 @@ _HOME = {
     "pairs": (
         "EncodedPair PairError PairList PreferencePair audit_pairs encode load_pairs shipped_pairs"
     ),
-    "model": "Labels PairLogps Policy load_model per_token_logps sample_responses",
+    "model": "PairLogps Policy Provenance load_model per_token_logps sample_responses",
     "losses": "LOSSES Loss LossWeights loss_table loss_weights",
     "dynamics": (
         "SingleTokenTheory StepRecord TrainingRun Trajectory displacement_verdict mass_flow "
         "predict_step single_token_theory train"
     ),
     "gradients": (
-        "Gram Metric PairStats TokenContributions TokenMatrix gram pair_stats token_contributions "
-        "token_matrix"
+        "Gram PairStats Preconditioner TokenContributions TokenMatrix gram pair_stats "
+        "token_contributions token_matrix"
     ),
     "entanglement": "Entanglement entanglement suggest_lr",
     "similarity": "ches_tokens similarity",

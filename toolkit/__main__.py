@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-SCORE = """Score every preference pair of a dataset and write one Parquet row a pair.
+SCORE = """Score every preference pair of a dataset and write one Parquet row per pair.
 
 The work may be interrupted at any time, also by a crash: the same command goes on where it stopped.
 Pairs that cannot be scored keep their row, with the reason in the column "error"."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.checks import choice, whole
-from toolkit.model import Labels, Policy
+from toolkit.model import Policy, Provenance
 from toolkit.model.forward import Row, evaluation, sequences, token_logps
 from toolkit.model.inputs import encoded_pair
 from toolkit.model.tokens import token_texts
@@ -47,7 +47,7 @@ class PromptAttributions:
     differences: dict[str, float]
     method: str
     baseline: str
-    labels: Labels
+    labels: Provenance
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per prompt token: ``pair_id, position, token, token_id``, the targets."""

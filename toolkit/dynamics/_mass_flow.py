@@ -49,7 +49,7 @@ def mass_flow(
             Every spelling of a word counts; words in no group keep the group of their spellings.
 
     Returns:
-        One row a token, by falling ``delta`` within each position: ``pair_id``, ``position``,
+        One row per token, by falling ``delta`` within each position: ``pair_id``, ``position``,
         ``context_token`` (last token of the context), ``token``, ``token_id``, ``prob_before``,
         ``prob_after``, ``delta``, ``logp_delta`` (nats), ``direction`` (``gain``, ``loss`` or
         ``none``), ``role`` (``chosen``, ``rejected`` or empty), ``group``, ``group_delta`` (sum of
@@ -106,7 +106,7 @@ def displacement_verdict(frame: pd.DataFrame, *, opposite: Iterable[str] = ()) -
             other group that was given to ``mass_flow``.
 
     Returns:
-        One row a position that has a chosen token: ``pair_id``, ``position``, ``chosen_delta``,
+        One row per position that has a chosen token: ``pair_id``, ``position``, ``chosen_delta``,
         ``own_gain``, ``opposite_gain``, ``other_gain``, ``verdict``.
 
     Raises:

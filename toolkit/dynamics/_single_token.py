@@ -12,7 +12,7 @@ from torch import Tensor
 
 from toolkit.dynamics._mass_flow import contrast, next_token_logps, project
 from toolkit.losses import LossWeights, check_loss, loss_weights
-from toolkit.model import Labels, Policy, reference
+from toolkit.model import Policy, Provenance, reference
 from toolkit.model.forward import evaluation, log_softmax, response_logits
 from toolkit.model.inputs import encoded_pair
 from toolkit.model.tokens import legible_texts
@@ -59,7 +59,7 @@ class SingleTokenTheory:
     probs: np.ndarray
     scores: np.ndarray
     rates: np.ndarray
-    labels: Labels
+    labels: Provenance
 
     @property
     def total(self) -> float:
@@ -77,7 +77,7 @@ class SingleTokenTheory:
         return self._labelled(pd.DataFrame([row]))
 
     def tokens(self) -> pd.DataFrame:
-        """Return one row a token of the vocabulary, by falling ``rate`` (``d/dt ln π(z)``).
+        """Return one row per token of the vocabulary, by falling ``rate`` (``d/dt ln π(z)``).
 
         Columns ``token, token_id, prob, theory_score, theory_rank, rate, prob_rate, role``;
         ``prob_rate = π(z)·rate`` sums to zero.

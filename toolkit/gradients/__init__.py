@@ -2,7 +2,7 @@
 
 from toolkit.gradients.per_pair import iter_pair_stats, pair_stats
 from toolkit.gradients.per_token import token_contributions, token_matrix
-from toolkit.gradients.preconditioner import Metric
+from toolkit.gradients.preconditioner import Preconditioner
 from toolkit.gradients.response_gram import gram
 from toolkit.gradients.results import (
     Gram,
@@ -14,8 +14,8 @@ from toolkit.gradients.results import (
 
 __all__ = [
     "Gram",
-    "Metric",
     "PairStats",
+    "Preconditioner",
     "TokenContributions",
     "TokenMatrix",
     "concat_stats",

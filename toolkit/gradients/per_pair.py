@@ -13,9 +13,9 @@ from torch import Tensor
 from toolkit.checks import flag
 from toolkit.gradients import _autograd, fallback
 from toolkit.gradients._scope import Scope
-from toolkit.gradients.preconditioner import Metric
+from toolkit.gradients.preconditioner import Preconditioner
 from toolkit.gradients.results import PairStats, concat_stats
-from toolkit.model import Labels, Params, Policy, reference_logps
+from toolkit.model import Params, Policy, Provenance, reference_logps
 from toolkit.model.batching import in_halves, longest
 from toolkit.model.forward import evaluation, scored_logps, sequences
 from toolkit.model.inputs import Pairs, encoded_pairs
@@ -27,7 +27,7 @@ def pair_stats(
     pairs: Pairs,
     *,
     params: Params = "all",
-    metric: Metric | None = None,
+    preconditioner: Preconditioner | None = None,
     batch_size: int | None = None,
     memory: int | None = None,
     on_error: str = "raise",
@@ -39,8 +39,9 @@ def pair_stats(
         policy: The model; dropout is off while gradients are taken, and nothing is changed.
         pairs: Preference pairs.
         params: Parameter set (see ``Policy.parameters_in``).
-        metric: A diagonal metric P for ⟨·,·⟩_P, such as ``Metric.from_optimizer(adam, model)``;
-            it needs materialised gradients, one backward per response. ``None``: Euclidean.
+        preconditioner: A diagonal P for ⟨·,·⟩_P, such as
+            ``Preconditioner.from_optimizer(adam, model)``; it needs materialised gradients, one
+            backward per response. ``None``: Euclidean.
         batch_size: Pairs per forward pass; ``None``: as many as fit into ``memory`` together. A
             batch that does not fit after all is halved.
         memory: Bytes that activations may take where ``batch_size`` is ``None`` (default 2 GiB on
@@ -72,7 +73,7 @@ def pair_stats(
     flag("progress", progress)
     options = {
         "params": params,
-        "metric": metric,
+        "preconditioner": preconditioner,
         "batch_size": batch_size,
         "memory": memory,
         "progress": progress,
@@ -86,7 +87,7 @@ def iter_pair_stats(
     pairs: Pairs,
     *,
     params: Params = "all",
-    metric: Metric | None = None,
+    preconditioner: Preconditioner | None = None,
     batch_size: int | None = None,
     memory: int | None = None,
     progress: bool = False,
@@ -98,7 +99,7 @@ def iter_pair_stats(
     from tqdm.auto import tqdm
 
     encoded = encoded_pairs(policy, pairs).pairs
-    scope = Scope(policy, params, metric)
+    scope = Scope(policy, params, preconditioner)
     bar = tqdm(total=len(encoded), desc="pair gradients", unit="pair", disable=not progress)
     with bar:
         for batch in scope.fitting(encoded, batch_size, memory):
@@ -122,7 +123,7 @@ def _measure(scope: Scope, batch) -> PairStats:
     return _to_stats([enc.id for enc in batch], own, ref, parts, scope.labels)
 
 
-def _to_stats(ids, own, ref, parts: dict[str, Tensor], labels: Labels) -> PairStats:
+def _to_stats(ids, own, ref, parts: dict[str, Tensor], labels: Provenance) -> PairStats:
     by_name = {name: products.numpy() for name, products in parts.items()}
     sums = [np.array([float(row.double().sum()) for row in rows]) for rows in (own, ref)]
     lengths = np.array([len(row) for row in own])

@@ -11,7 +11,7 @@ from torch import Tensor
 from toolkit.checks import flag
 from toolkit.gradients import fallback
 from toolkit.gradients._scope import Scope
-from toolkit.gradients.preconditioner import Metric
+from toolkit.gradients.preconditioner import Preconditioner
 from toolkit.gradients.results import TokenContributions, TokenMatrix
 from toolkit.model import Params, Policy
 from toolkit.model.forward import sequences
@@ -27,7 +27,7 @@ def token_contributions(
     pair: PreferencePair | EncodedPair,
     *,
     params: Params = "all",
-    metric: Metric | None = None,
+    preconditioner: Preconditioner | None = None,
 ) -> TokenContributions:
     """Return ⟨∇log π_t, g_chosen⟩ and ⟨∇log π_t, g_rejected⟩ of every token of both responses.
 
@@ -38,7 +38,7 @@ def token_contributions(
         policy: The model.
         pair: One pair.
         params: Parameter set (see ``Policy.parameters_in``).
-        metric: A diagonal metric P for ⟨·,·⟩_P (plain autograd, slower); ``None``: Euclidean.
+        preconditioner: A diagonal P for ⟨·,·⟩_P (plain autograd, slower); ``None``: Euclidean.
 
     Raises:
         PairError: If the pair cannot be scored.
@@ -54,7 +54,7 @@ def token_contributions(
         >>> tokens.to_frame().columns[0]
         'pair_id'
     """
-    enc, scope = encoded_pair(policy, pair), Scope(policy, params, metric)
+    enc, scope = encoded_pair(policy, pair), Scope(policy, params, preconditioner)
     rows = sequences([enc])
     given = policy.model, scope.plan, scope.selected, rows, scope.weights
     found, note = fallback.token_products(*given)
@@ -69,7 +69,7 @@ def token_matrix(
     pair: PreferencePair | EncodedPair,
     *,
     params: Params = "all",
-    metric: Metric | None = None,
+    preconditioner: Preconditioner | None = None,
     progress: bool = False,
 ) -> TokenMatrix:
     """Return the matrix ⟨∇log π_i, ∇log π_j⟩ over all tokens of both responses.
@@ -78,7 +78,7 @@ def token_matrix(
         policy: The model.
         pair: One pair.
         params: Parameter set (see ``Policy.parameters_in``).
-        metric: A diagonal metric P for ⟨·,·⟩_P (plain autograd, slower); ``None``: Euclidean.
+        preconditioner: A diagonal P for ⟨·,·⟩_P (plain autograd, slower); ``None``: Euclidean.
         progress: Show a progress bar over the layers (not with plain autograd).
 
     Raises:
@@ -97,7 +97,7 @@ def token_matrix(
     from tqdm.auto import tqdm
 
     flag("progress", progress)
-    enc, scope = encoded_pair(policy, pair), Scope(policy, params, metric)
+    enc, scope = encoded_pair(policy, pair), Scope(policy, params, preconditioner)
     rows = sequences([enc])
     with tqdm(desc="token gradients", unit="block", disable=not progress) as bar:
         given = policy.model, scope.plan, scope.selected, rows, scope.weights

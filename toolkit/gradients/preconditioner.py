@@ -1,4 +1,4 @@
-"""The inner product an optimiser really uses: a diagonal metric on the parameters."""
+"""The inner product an optimiser really uses: a diagonal preconditioner of the parameters."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A diagonal metric P: ``⟨a, b⟩_P = Σ P·a·b``.
+class Preconditioner:
+    """A diagonal preconditioner P, and its inner product ``⟨a, b⟩_P = Σ P·a·b``.
 
     A step ``θ ← θ + η P u`` changes log-probabilities by ``η⟨∇log π, u⟩_P``, so with P-products in
     place of plain ones every prediction for gradient descent holds for that step.
@@ -28,8 +28,8 @@ class Metric:
     weights: Mapping[str, Tensor]
 
     @classmethod
-    def from_optimizer(cls, optimizer: torch.optim.Optimizer, model: nn.Module) -> Metric:
-        """Return the metric of the next step of Adam, AdamW or RMSprop, its state frozen.
+    def from_optimizer(cls, optimizer: torch.optim.Optimizer, model: nn.Module) -> Preconditioner:
+        """Return the preconditioner of the next step of Adam, AdamW or RMSprop, its state frozen.
 
         ``P = 1/(√v̂ + ε)`` with v̂ the second moments in the optimiser's state (bias-corrected for
         Adam). For plain SGD it is 1.
@@ -56,9 +56,13 @@ class Metric:
             weight = self.weights.get(name)
             if weight is None or weight.shape != p.shape:
                 got = "none" if weight is None else f"shape {tuple(weight.shape)}"
-                raise ValueError(f"metric: {name} needs shape {tuple(p.shape)}, received {got}")
+                raise ValueError(
+                    f"preconditioner: {name} needs shape {tuple(p.shape)}, received {got}"
+                )
             if not bool((weight >= 0).all()):
-                raise ValueError(f"metric: {name} has entries that are negative or not a number")
+                raise ValueError(
+                    f"preconditioner: {name} has entries that are negative or not a number"
+                )
             found.append(weight.detach().to(p.device, torch.promote_types(p.dtype, torch.float32)))
         return found
 
@@ -69,8 +73,8 @@ def _weight(optimizer: torch.optim.Optimizer, group: dict, p: Tensor, name: str)
         return torch.ones_like(p)
     if kind not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop):
         raise ValueError(
-            f"optimizer {kind.__name__} has no diagonal metric here; allowed: SGD, Adam, AdamW, "
-            "RMSprop, or a Metric with weights of your own"
+            f"optimizer {kind.__name__} has no diagonal preconditioner here; allowed: SGD, Adam, "
+            "AdamW, RMSprop, or a Preconditioner with weights of your own"
         )
     state = optimizer.state.get(p, {})
     moments = state.get("square_avg" if kind is torch.optim.RMSprop else "exp_avg_sq")

@@ -15,7 +15,7 @@ from toolkit.gradients._findings import plan_for
 from toolkit.gradients._passes import backward
 from toolkit.gradients._plan import Plan
 from toolkit.gradients._scope import Scope
-from toolkit.gradients.preconditioner import Metric
+from toolkit.gradients.preconditioner import Preconditioner
 from toolkit.gradients.products import flat_products
 from toolkit.gradients.results import Gram
 from toolkit.model import Params, Policy
@@ -34,7 +34,7 @@ def gram(
     pairs: Pairs,
     *,
     params: Params = "all",
-    metric: Metric | None = None,
+    preconditioner: Preconditioner | None = None,
     memory: int = 2 << 30,
     projection: int | None = None,
     seed: int = 0,
@@ -51,7 +51,7 @@ def gram(
         policy: The model.
         pairs: Preference pairs.
         params: Parameter set (see ``Policy.parameters_in``).
-        metric: A diagonal metric P for ⟨·,·⟩_P; ``None``: Euclidean.
+        preconditioner: A diagonal P for ⟨·,·⟩_P; ``None``: Euclidean.
         memory: Most bytes of gradients to hold at once.
         projection: Number k of random directions to estimate the off-diagonal entries from;
             ``None`` is exact. The standard error, about ``1/√k``, is in the result.
@@ -82,7 +82,7 @@ def gram(
     if projection is not None:
         whole("projection", projection)
     given = encoded_pairs(policy, pairs, on_error)
-    encoded, scope = given.pairs, Scope(policy, params, metric)
+    encoded, scope = given.pairs, Scope(policy, params, preconditioner)
     selected = scope.selected
     groups = slices_for(selected, 2 * len(encoded), memory)
     rows = [sequences(batch) for batch in batches(encoded, batch_size)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import pandas as pd
 
-from toolkit.model import Labels
+from toolkit.model import Provenance
 from toolkit.model.inputs import Skipped, skipped_frame
 
 PRODUCTS = ("chosen_sq_norm", "rejected_sq_norm", "inner")
@@ -49,7 +49,7 @@ class PairStats:
     chosen_sq_norm: np.ndarray
     rejected_sq_norm: np.ndarray
     inner: np.ndarray
-    labels: Labels
+    labels: Provenance
     parts: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     left_out: Skipped = field(default_factory=list, repr=False)
 
@@ -106,7 +106,7 @@ class PairStats:
         return frame
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a pair with the derived ``cosine`` and ``kappa``.
+        """Return one row per pair with the derived ``cosine`` and ``kappa``.
 
         Labels and the pairs that were ``skipped`` are in ``attrs``.
         """
@@ -145,12 +145,12 @@ class TokenContributions:
     logps: np.ndarray
     with_chosen: np.ndarray
     with_rejected: np.ndarray
-    labels: Labels
+    labels: Provenance
 
     def to_frame(
         self, *, d_chosen: float = 1.0, d_rejected: float = 1.0, lr: float = 1.0
     ) -> pd.DataFrame:
-        """Return one row a token with its predicted change in nats.
+        """Return one row per token with its predicted change in nats.
 
         Args:
             d_chosen: Loss weight of the chosen response (see ``loss_weights``).
@@ -201,7 +201,7 @@ class TokenMatrix:
     tokens: list[str]
     token_ids: np.ndarray
     matrix: np.ndarray
-    labels: Labels
+    labels: Provenance
 
     @property
     def cosine(self) -> np.ndarray:
@@ -245,7 +245,7 @@ class Gram:
     sides: np.ndarray
     matrix: np.ndarray
     relative_error: float
-    labels: Labels
+    labels: Provenance
     left_out: Skipped = field(default_factory=list, repr=False)
 
     @property

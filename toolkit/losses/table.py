@@ -89,7 +89,7 @@ def loss_row(
 
 
 def loss_table() -> pd.DataFrame:
-    """Return the table of losses, one row a loss.
+    """Return the table of losses, one row per loss.
 
     Keys follow the papers. Where TRL uses the same word for another loss, this table keeps the
     paper's: ``ipo`` sums over tokens, and TRL's ``"ipo"`` is ``ipo_avg``. TRL's losses over a whole

@@ -57,7 +57,7 @@ class LossWeights:
     ids: list[str] = field(default_factory=list)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a pair: ``id, loss, d_chosen, d_rejected``."""
+        """Return one row per pair: ``id, loss, d_chosen, d_rejected``."""
         frame = pd.DataFrame(
             {"loss": self.losses, "d_chosen": self.d_chosen, "d_rejected": self.d_rejected}
         )
@@ -196,7 +196,7 @@ def _why_unknown(loss) -> str:
 def _check_values(key: str, losses, count: int) -> None:
     if not isinstance(losses, Tensor) or losses.shape != (count,):
         got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-        raise ValueError(f"loss {key} must return one value a pair, shape ({count},); got {got}")
+        raise ValueError(f"loss {key} must return one value per pair, shape ({count},); got {got}")
     if not losses.requires_grad:
         raise ValueError(f"loss {key} does not depend on chosen_logps or rejected_logps")
 

@@ -31,7 +31,7 @@ def scored_logps(model: nn.Module, rows: Sequence[Row]) -> list[Tensor]:
         rows: ``(ids, mask)`` of each response.
 
     Returns:
-        One tensor a row with the log-probability of each scored token in nats, differentiable,
+        One tensor per row with the log-probability of each scored token in nats, differentiable,
         float32 or the weights' own dtype where that is wider.
     """
     logits, targets, masks = _predicting(model, rows)

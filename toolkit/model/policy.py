@@ -15,7 +15,7 @@ from toolkit.model._support import (
     why_unusable,
 )
 from toolkit.model.parameters import Params, select
-from toolkit.model.provenance import Labels
+from toolkit.model.provenance import Provenance
 from toolkit.model.reference import has_adapter
 from toolkit.model.turns import alone
 from toolkit.pairs import TRUNCATIONS, EncodedPair, PairError, PreferencePair, cut_pair, encode
@@ -133,14 +133,15 @@ class Policy:
         _check_options(view)
         return view
 
-    def labels(self, params: Params) -> Labels:
-        """Return the labels of a number measured on this policy with this parameter set."""
+    def labels(self, params: Params) -> Provenance:
+        """Return the provenance of a number measured on this policy with this parameter set."""
         shown = params if isinstance(params, str) else getattr(params, "__name__", "predicate")
         dtype = _dtype_name(self.dtype)
         limit, cut = self.context_length, "none"
         if self.truncation and limit:
             cut = f"{self.truncation}, {limit} tokens"
-        return Labels(self.name, shown, dtype, self.append_eos, ref=self.ref_name, truncation=cut)
+        known = self.name, shown, dtype, self.append_eos
+        return Provenance(*known, ref=self.ref_name, truncation=cut)
 
     def encode(self, pair: PreferencePair | EncodedPair) -> EncodedPair:
         """Encode one pair with this policy's EOS policy and length limit (see ``toolkit.encode``).

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)
-class Labels:
-    """What a number was measured with; a value without its labels means nothing.
+class Provenance:
+    """What a number was measured with; a value without it means nothing.
 
     Attributes:
         model: Name or folder of the model.
@@ -20,7 +20,7 @@ class Labels:
         truncation: How pairs that are too long were cut (``"keep_start, 512 tokens"``).
         by_autograd: The parameters whose gradients no layer rule took, but plain autograd, and
             why another way was not taken; empty where the rules took all. Both are exact: two
-            labels that differ in this alone are equal.
+            that differ in this alone are equal.
     """
 
     model: str
@@ -34,5 +34,5 @@ class Labels:
     by_autograd: str = field(default="", compare=False)
 
     def to_attrs(self) -> dict[str, object]:
-        """Return the labels that say something as a plain dictionary for ``DataFrame.attrs``."""
+        """Return what says something as a plain dictionary for ``DataFrame.attrs``."""
         return {name: value for name, value in asdict(self).items() if value != ""}

@@ -53,7 +53,7 @@ def audit_pairs(
             numbers are those after the cut (all but `total`), and its notes say what was cut.
 
     Returns:
-        One row a pair: id, row, prompt_tokens (unscored), chosen_tokens and rejected_tokens
+        One row per pair: id, row, prompt_tokens (unscored), chosen_tokens and rejected_tokens
         (scored), total (the longer side, prompt included), shared_prefix (leading scored tokens
         equal on both sides), the flags identical, boundary_merge, double_bos, double_eos (the text
         brings its own, none was added), exceeds_context, then usable, reason (empty where usable)

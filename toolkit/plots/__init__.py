@@ -161,7 +161,7 @@ def _plane_limit(values) -> float:
 
 
 def predicted_bars(frame, *, top=20, ax=None):
-    """Predicted change of chosen (●) and rejected (■), one line a pair, largest first.
+    """Predicted change of chosen (●) and rejected (■), one line per pair, largest first.
 
     Args:
         frame: ``id, predicted_chosen_delta, predicted_rejected_delta`` in nats.
@@ -202,7 +202,7 @@ def predicted_bars(frame, *, top=20, ax=None):
 
 
 def ches_scatter(frame, *, x="ln_ches", y="predicted_chosen_delta", hue=None, ax=None):
-    """A similarity against a change, one point a pair, with Spearman's ρ and n in the title.
+    """A similarity against a change, one point per pair, with Spearman's ρ and n in the title.
 
     Args:
         frame: the `similarity` and `Entanglement` frames joined on ``id``.
@@ -288,7 +288,7 @@ def hist_by(frame, column, *, by=None, ax=None):
     """How ``column`` is distributed: a histogram, or boxes with every pair as a dot, by group.
 
     Args:
-        frame: one row a pair.
+        frame: one row per pair.
         column: a numeric column; values that are not finite are left out and counted.
         by: a text column; the groups are named on the axis, with their size and median.
         ax: axes to draw on.

@@ -27,7 +27,7 @@ def loss_map(frame, *, picked=None, ylim=None, ax=None):
     logarithmic axis: it is named above the map.
 
     Args:
-        frame: one row a loss: ``loss, cosine, d_chosen, d_rejected, band_center, regime``.
+        frame: one row per loss: ``loss, cosine, d_chosen, d_rejected, band_center, regime``.
         picked: the ``loss`` to ring.
         ylim: half-height of the map; None fits the points.
         ax: axes to draw on.
@@ -92,12 +92,12 @@ def update_loss_map(ax, frame, *, picked=None, ylim=None):
 
 
 def loss_bars(frame, *, picked=None, limits=None, ax=None):
-    """Predicted change of chosen (●) and rejected (■), one line a loss, by the chosen one.
+    """Predicted change of chosen (●) and rejected (■), one line per loss, by the chosen one.
 
     The scale is logarithmic on both sides of zero, because losses differ by orders of magnitude.
 
     Args:
-        frame: one row a loss: ``loss, predicted_chosen_delta, predicted_rejected_delta``, nats.
+        frame: one row per loss: ``loss, predicted_chosen_delta, predicted_rejected_delta``, nats.
         picked: the ``loss`` to mark.
         limits: from `loss_limits`, to keep one scale; changes beyond it are drawn on its edge.
         ax: axes to draw on.

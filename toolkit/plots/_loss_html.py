@@ -41,7 +41,7 @@ def loss_table_html(frame, *, picked=None) -> str:
     """The losses of one pair with their weights and predicted changes, as escaped HTML.
 
     Args:
-        frame: one row a loss: ``loss, d_chosen, d_rejected, ratio, regime,
+        frame: one row per loss: ``loss, d_chosen, d_rejected, ratio, regime,
             predicted_chosen_delta, predicted_rejected_delta, settings, note``.
         picked: the ``loss`` to mark.
 

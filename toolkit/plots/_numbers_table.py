@@ -51,7 +51,7 @@ def numbers_table(frame, *, picked: str | None = None) -> str:
     """One pair's numbers with words and units, as escaped HTML.
 
     Args:
-        frame: one row a pair (`PairStats`, `Entanglement` or `similarity` frames, or joined);
+        frame: one row per pair (`PairStats`, `Entanglement` or `similarity` frames, or joined);
             columns that are absent are left out. A row (Series) will do.
         picked: the ``id`` to show when the frame holds several.
 

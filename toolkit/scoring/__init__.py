@@ -81,7 +81,7 @@ def score_pairs(
         **hparams: Hyper-parameters of the loss.
 
     Returns:
-        One row a pair in the order of the input: ``row`` (0-based place), ``id``, ``error`` (empty
+        One row per pair, as they were given: ``row`` (0-based place), ``id``, ``error`` (empty
         where all is well), then the columns of each measure as their own functions name them.
 
     Raises:

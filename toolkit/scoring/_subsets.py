@@ -17,7 +17,7 @@ class FilteredPairs(PairList):
     """The pairs that a filter kept, in input order; ``dropped`` says which went, and why.
 
     Attributes:
-        dropped: One row a pair: ``row``, ``id``, ``score``, ``reason``.
+        dropped: One row per pair: ``row``, ``id``, ``score``, ``reason``.
 
     Example:
         >>> pair = PreferencePair("a", "Is it fine?", " Yes", " No")

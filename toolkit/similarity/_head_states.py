@@ -50,7 +50,7 @@ def pair_states(model: nn.Module, pairs: Sequence[EncodedPair]) -> list[States]:
         For each pair ``(chosen [length, d], rejected [length, d])``, prompt included.
 
     Raises:
-        ValueError: If the model does not pass one state a token to its output embedding.
+        ValueError: If the model does not pass one state per token to its output embedding.
     """
     longest = max(len(ids) for enc in pairs for ids in (enc.chosen_ids, enc.rejected_ids))
     return layout_for(model, longest)(model, pairs)
@@ -90,7 +90,7 @@ def packed(model: nn.Module, pairs: Sequence[EncodedPair]) -> list[States]:
 
 
 def padded(model: nn.Module, pairs: Sequence[EncodedPair]) -> list[States]:
-    """One row a response, padded on the right."""
+    """One row per response, padded on the right."""
     states = row_states(model, sequences(pairs))
     return list(zip(states[::2], states[1::2], strict=True))
 
@@ -121,7 +121,7 @@ def _states(model: nn.Module, **inputs: Tensor) -> Tensor:
         model(**inputs, use_cache=False)
     if len(given) != 1 or given[0].shape[:2] != inputs["input_ids"].shape:
         raise ValueError(
-            f"{type(model).__name__} does not pass one state a token to its output embedding, "
+            f"{type(model).__name__} does not pass one state per token to its output embedding, "
             "so CHES is not defined for it"
         )
     return given[0]

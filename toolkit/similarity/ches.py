@@ -58,7 +58,7 @@ def similarity(
         progress: Show a progress bar.
 
     Returns:
-        One row a pair, in order: ``id``; ``ches``; ``ln_ches`` (⟨μ⁺, μ⁻ − μ⁺⟩ with
+        One row per pair, in order: ``id``; ``ches``; ``ln_ches`` (⟨μ⁺, μ⁻ − μ⁺⟩ with
         ``μ = S/length``); ``neg_edit_distance`` (−Levenshtein/longest, over scored token ids, in
         [−1, 0]); ``last_hidden_inner`` (inner product of the states *of* the last scored tokens);
         ``chosen_length`` and ``rejected_length`` in tokens. On request ``head_slack``
@@ -116,9 +116,9 @@ def ches_tokens(policy: Policy, pair: PreferencePair | EncodedPair) -> pd.DataFr
         pair: One pair.
 
     Returns:
-        One row a scored token, chosen before rejected: ``pair_id``; ``side``; ``position`` (from 0
-        at the side's first scored token); ``token``; ``ches_share`` = ⟨h⁺ₖ, S⁻ − S⁺⟩, NaN on the
-        rejected side; ``inner_with_chosen`` = ⟨S⁺, hₖ⟩. Here hₖ is the state that predicts the
+        One row per scored token, chosen first: ``pair_id``; ``side``; ``position`` (from 0 at the
+        side's first scored token); ``token``; ``ches_share`` = ⟨h⁺ₖ, S⁻ − S⁺⟩, NaN on the rejected
+        side; ``inner_with_chosen`` = ⟨S⁺, hₖ⟩. Here hₖ is the state that predicts the
         token. Sum rules: Σ ``ches_share`` = CHES; Σ ``inner_with_chosen`` is ‖S⁺‖² over the
         chosen side and ⟨S⁺, S⁻⟩ over the rejected one, so that rejected − chosen = CHES too.
         Values are float64. Labels are in ``attrs``.
