@@ -584,8 +584,8 @@ def test_a_preconditioner_of_ones_changes_nothing():
     policy, pairs = shapes.policy("llama"), shapes.ragged_pairs()
     ones = {n: torch.ones_like(p) for n, p in policy.model.named_parameters()}
     plain = tk.pair_stats(policy, pairs, progress=False)
-    plain = tk.Preconditioner("ones", ones)
-    with_ones = tk.pair_stats(policy, pairs, preconditioner=plain, progress=False)
+    same = tk.Preconditioner("ones", ones)
+    with_ones = tk.pair_stats(policy, pairs, preconditioner=same, progress=False)
     np.testing.assert_allclose(with_ones.inner, plain.inner, rtol=1e-6)
 
 

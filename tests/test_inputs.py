@@ -259,7 +259,7 @@ def test_pairs_that_cannot_be_scored_are_left_out_and_named(policy, name):
     rows = found.attrs["skipped"]
     assert [(pair["row"], pair["id"]) for pair in rows] == [(7, "long"), (9, "empty")]
     assert "more than max_length 512" in rows[0]["reason"] and "no token" in rows[1]["reason"]
-    assert expected.attrs["skipped"] == []
+    assert not expected.attrs.get("skipped")
     if not isinstance(result, pd.DataFrame):
         assert list(result.skipped) == list(tk.PairList().skipped) == ["row", "id", "reason"]
         assert result.skipped["id"].tolist() == ["long", "empty"]

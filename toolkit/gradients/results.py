@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from toolkit.model import Provenance
-from toolkit.model.inputs import Skipped, skipped_frame
+from toolkit.model.inputs import Skipped, skipped_attrs, skipped_frame
 
 PRODUCTS = ("chosen_sq_norm", "rejected_sq_norm", "inner")
 
@@ -108,12 +108,12 @@ class PairStats:
     def to_frame(self) -> pd.DataFrame:
         """Return one row per pair with the derived ``cosine`` and ``kappa``.
 
-        Labels and the pairs that were ``skipped`` are in ``attrs``.
+        Labels, and the pairs that were ``skipped`` if any, are in ``attrs``.
         """
         columns = {name: getattr(self, name) for name in _arrays()}
         frame = pd.DataFrame({"id": self.ids, **columns})
         frame["cosine"], frame["kappa"] = self.cosine, self.kappa
-        frame.attrs.update(self.labels.to_attrs(), skipped=self.left_out)
+        frame.attrs.update(self.labels.to_attrs(), **skipped_attrs(self.left_out))
         return frame
 
 
@@ -269,7 +269,7 @@ class Gram:
         )
         frame["inner"], frame["cosine"] = self.matrix.ravel(), self.cosine.ravel()
         frame.attrs.update(self.labels.to_attrs(), relative_error=self.relative_error)
-        frame.attrs["skipped"] = self.left_out
+        frame.attrs.update(skipped_attrs(self.left_out))
         return frame
 
 

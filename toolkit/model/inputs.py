@@ -33,6 +33,11 @@ def skipped_frame(skipped: Skipped) -> pd.DataFrame:
     return frame.astype({"row": "Int64"})
 
 
+def skipped_attrs(skipped: Skipped) -> dict[str, Skipped]:
+    """Return what was left out for ``DataFrame.attrs``; nothing where that is nothing."""
+    return {"skipped": skipped} if skipped else {}
+
+
 class Encoded(NamedTuple):
     """Pairs with their tokens, and those that cannot be scored.
 

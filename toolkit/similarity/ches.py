@@ -14,7 +14,7 @@ from toolkit.checks import flag, whole
 from toolkit.model import Policy
 from toolkit.model.batching import by_length, in_halves
 from toolkit.model.forward import sequences
-from toolkit.model.inputs import Pairs, encoded_pair, encoded_pairs
+from toolkit.model.inputs import Pairs, encoded_pair, encoded_pairs, skipped_attrs
 from toolkit.model.tokens import token_texts
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
@@ -101,7 +101,7 @@ def similarity(
                 rows[i] = scores
             bar.update(len(batch))
     frame = pd.DataFrame(rows)
-    frame.attrs.update(policy.labels("none").to_attrs(), skipped=given.left_out)
+    frame.attrs.update(policy.labels("none").to_attrs(), **skipped_attrs(given.left_out))
     if head_slack:
         frame.attrs["head_slack"] = SLACK_NOTES[plain]
     return frame
