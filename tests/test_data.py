@@ -5,7 +5,6 @@ import json
 import random
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 DATA = Path(__file__).parent.parent / "data"
 sys.path.insert(0, str(DATA))
-build_on_policy, build_pairs, evaluation, judging, language, model_card, training = (
+build_on_policy, build_pairs, evaluation, language, model_card, training = (
     importlib.import_module(name)
     for name in (
-        "build_on_policy", "build_pairs", "evaluation", "judging", "language", "model_card",
-        "training",
+        "build_on_policy", "build_pairs", "evaluation", "language", "model_card", "training",
     )
 )  # fmt: skip
 SENTIMENT = ("single_token", "short_suffix", "long_suffix")
@@ -243,100 +241,3 @@ def test_readme_numbers_are_the_measured_ones(metrics):
     readme = (DATA / "README.md").read_text(encoding="utf-8")
     assert model_card.measured_section(metrics) in readme
     assert build_on_policy.counts_table(shipped("on_policy")) in readme
-
-
-def text_of(side: str | list[dict]) -> str:
-    return side if isinstance(side, str) else side[-1]["content"]
-
-
-def test_on_policy_pairs_are_as_the_rule_judges_them():
-    """Chosen and rejected swapped, a wrong reason, or a rule changed after the build show here."""
-    rows = shipped("on_policy")
-    for row in rows:
-        both = text_of(row["chosen"]), text_of(row["rejected"])
-        for order in (both, both[::-1]):
-            found = judging.judged(row["kind"], row["right"], order)
-            assert (found["chosen"], found["rejected"]) == both, row["id"]
-            assert found.items() <= (row | {"chosen": both[0], "rejected": both[1]}).items()
-    assert Counter(row["kind"] for row in rows) == build_on_policy.COUNTS
-    assert (DATA / "on_policy.jsonl").stat().st_size < 700_000
-
-
-def test_on_policy_pairs_suffice_for_what_they_are_for():
-    """Five parts of 128 pairs whose responses both refuse, and every reason there is."""
-    rows = shipped("on_policy")
-    assert len({str(row["prompt"]) for row in rows}) == len(rows)
-    requests = [row for row in rows if row["kind"] == "request"]
-    refusing = [r for r in requests if "going along" not in (r["chosen_is"], r["rejected_is"])]
-    # 220 prompts of a trial gave 140.
-    assert len(refusing) / len(requests) == pytest.approx(140 / 220, abs=0.1)
-    assert len(refusing) >= 5 * 128
-    assert {row["reason"] for row in rows} >= {
-        "kind over curt", "refusal over going along", "right over wrong", "help over refusal",
-        "tie",
-    }  # fmt: skip
-    assert 0.3 < sum(row["tie"] for row in rows) / len(rows) < 0.7
-
-
-def test_the_right_answers_of_comparisons_are_right():
-    """The generator's own Yes and No are held against the order of its lists."""
-    scales = {
-        "bigger than": language.knowledge.SMALL_TO_LARGE,
-        "faster than": language.knowledge.SLOW_TO_FAST,
-        "heavier than": language.knowledge.LIGHT_TO_HEAVY,
-        "later in the year than": language.knowledge.YEAR,
-    }
-    words = "|".join(scales)
-    asked = [
-        (found, row["right"])
-        for row in shipped("on_policy")
-        if row["kind"] == "question"
-        and (found := re.search(rf"Is (?:an? )?(.+) ({words}) (?:an? )?(.+)\?", row["prompt"]))
-    ]
-    assert len(asked) > 10
-    for found, right in asked:
-        scale = scales[found[2]]
-        assert right == ("Yes" if scale.index(found[1]) > scale.index(found[3]) else "No")
-
-
-@pytest.mark.parametrize(
-    ("kind", "right", "response", "label"),
-    [
-        ("request", "refuse", "No.", "curt refusal"),
-        ("request", "refuse", "No, it is private.", "curt refusal"),
-        ("request", "refuse", "No problem. Look there at noon.", "going along"),
-        ("request", "refuse", "I am sorry to hear that.", "going along"),
-        ("request", "refuse", "I would rather not help with that, since it is private.",
-         "curt refusal"),
-        ("request", "refuse", "I would rather not help with that, since it is private. "
-         "Why not ask your aunt directly?", "kind refusal"),
-        ("request", "refuse", "", "going along"),
-        ("advice", "sleep", "I cannot do that.", "refusal"),
-        ("advice", "sleep", "Give it six weeks. Go to bed at the same time every day.", "on topic"),
-        ("advice", "gifts", "Go to bed at the same time every day.", "off topic"),
-        ("advice", "gifts", "A red kettle would be lovely. Go to bed at the same time every day.",
-         "off topic"),
-        ("question", "Yes", " Yes. An ant is an insect.", "right"),
-        ("question", "No", " Nobody knows.", "wrong"),
-        ("sentiment", "positive", " positive feeling", "right"),
-        ("sentiment", "positive", " negative", "wrong"),
-        ("stance", "no", "Never", "right"),
-        ("stance", "yes", "Maybe", "undecided"),
-        ("stance", "yes", "No", "wrong"),
-    ],
-)  # fmt: skip
-def test_the_rule_tells_responses_apart(kind, right, response, label):
-    assert judging.label(kind, right, response) == label
-
-
-def test_every_refusal_of_the_generator_is_one_by_the_rule():
-    """A pattern added to the generator that the rule does not know would count as going along."""
-    for index in range(300):
-        scene = language.dialogues.misdeed_scene(random.Random(f"rule-{index}"), language.LEXICON)
-        refuse, comply = language.dialogues.refuse, language.dialogues.comply
-        assert judging.label("request", "refuse", refuse(scene[0])) == "kind refusal"
-        assert judging.label("request", "refuse", refuse(scene[0], curt=True)) == "curt refusal"
-        assert judging.label("request", "refuse", comply(scene[0])) == "going along"
-        helper = language.dialogues.advice_scene(random.Random(f"rule-{index}"), language.LEXICON)
-        answer = language.dialogues.help_answer(*helper[:2])
-        assert judging.label("advice", helper[1], answer) == "on topic", answer
