@@ -26,10 +26,8 @@ _HOME = {
     ),
     "model": "PairLogps Policy Provenance load_model per_token_logps sample_responses",
     "losses": "LOSSES Loss LossWeights loss_table loss_weights",
-    "dynamics": (
-        "SingleTokenTheory StepRecord TrainingRun Trajectory displacement_verdict mass_flow "
-        "predict_step single_token_theory train"
-    ),
+    "displacement": "SingleTokenTheory displacement_verdict mass_flow single_token_theory",
+    "dynamics": ("StepRecord TrainingRun Trajectory predict_step train"),
     "gradients": (
         "Gram PairStats Preconditioner TokenContributions TokenMatrix gram pair_stats "
         "token_contributions token_matrix"

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from toolkit.displacement import falls
 from toolkit.dynamics import _trajectory_files
 from toolkit.dynamics._step import SIDES, regimes
 from toolkit.dynamics.forces import FORCES, unexplained
@@ -336,11 +337,6 @@ class Trajectory:
         diverged = str(self.divergence) if self.divergence else None
         frame.attrs.update(self.settings, stopped=self.stopped, divergence=diverged, **more)
         return frame
-
-
-def falls(values: np.ndarray) -> np.ndarray:
-    """Return how far each value ``[T + 1, …]`` lies below the highest one up to its step."""
-    return np.maximum.accumulate(values) - values
 
 
 def _r_squared(predicted: np.ndarray, actual: np.ndarray) -> float:

@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 
 from toolkit.checks import whole
-from toolkit.dynamics import TrainingRun, Trajectory, mass_flow
+from toolkit.displacement import mass_flow
+from toolkit.dynamics import TrainingRun, Trajectory
 from toolkit.losses import LOSSES
 from toolkit.measurement import Cache
 from toolkit.model import Policy

@@ -18,7 +18,6 @@ from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 
 Groups = Mapping[str, Sequence[str]]
-VERDICTS = ("benign", "catastrophic", "other", "no drop")
 
 
 @alone
@@ -52,8 +51,9 @@ def mass_flow(
         One row per token, by falling ``delta`` within each position: ``pair_id``, ``position``,
         ``context_token`` (last token of the context), ``token``, ``token_id``, ``prob_before``,
         ``prob_after``, ``delta``, ``logp_delta`` (nats), ``direction`` (``gain``, ``loss`` or
-        ``none``), ``role`` (``chosen``, ``rejected`` or empty), ``group``, ``group_delta`` (sum of
-        ``delta`` over all of the vocabulary's tokens in the group), and, where the two sides
+        ``none``), ``role`` (``chosen``, ``rejected`` or empty), ``group``, ``given_group`` (whether
+        it is one of ``groups``), ``group_delta`` (sum of ``delta`` over all of the vocabulary's
+        tokens in the group), and, where the two sides
         differ, ``theory_score = ⟨W_token, W_chosen − W_rejected⟩`` and ``theory_rank`` (1 is the
         token that theory lets gain most). Labels and ``groups`` are in ``attrs``.
 
@@ -86,58 +86,11 @@ def mass_flow(
         frames.append(every if top_k is None else _largest(every, top_k))
     frame = pd.concat(frames, ignore_index=True)
     frame.insert(0, "pair_id", enc.id)
+    given = frame["group"].isin(list(groups or {}))
+    frame.insert(frame.columns.get_loc("group") + 1, "given_group", given)
     frame.attrs.update(before.labels("none").to_attrs(), after=after.name)
     frame.attrs["groups"] = {name: list(words) for name, words in (groups or {}).items()}
     return frame
-
-
-def displacement_verdict(frame: pd.DataFrame, *, opposite: Iterable[str] = ()) -> pd.DataFrame:
-    """Say of each position whether the chosen token's loss went to its own kind or to the other.
-
-    Gains are summed over the rows of the frame, so ask ``mass_flow`` for ``top_k=None`` to count
-    every token. ``benign``: most of the gain went to other tokens of the chosen token's group.
-    ``catastrophic``: most went to an opposite group. ``other``: most went elsewhere, or nothing
-    gained. ``no drop``: the chosen token did not lose probability.
-
-    Args:
-        frame: From :func:`mass_flow`.
-        opposite: Names of the groups that mean the opposite of the chosen token. By default the
-            rejected token's group; where that is the chosen token's own (No against Never), every
-            other group that was given to ``mass_flow``.
-
-    Returns:
-        One row per position that has a chosen token: ``pair_id``, ``position``, ``chosen_delta``,
-        ``own_gain``, ``opposite_gain``, ``other_gain``, ``verdict``.
-
-    Raises:
-        ValueError: If the frame is not from ``mass_flow`` or ``opposite`` is a plain string.
-
-    Source:
-        arXiv 2410.08847, Definition 1 (benign and catastrophic displacement); the shares are ours.
-
-    Example:
-        >>> import toolkit as tk
-        >>> policy, pair = tk.load_model(), tk.load_pairs("stance", limit=1)[0]
-        >>> tk.displacement_verdict(tk.mass_flow(policy, policy, pair))["verdict"].tolist()
-        ['no drop']
-    """
-    if not isinstance(frame, pd.DataFrame):
-        raise ValueError(
-            f"frame must be a DataFrame, received {type(frame).__name__}: give one from "
-            "tk.mass_flow(before, after, pair)"
-        )
-    missing = {"pair_id", "position", "role", "group", "delta"} - set(frame.columns)
-    if missing:
-        raise ValueError(f"frame has no column {sorted(missing)[0]!r}: give one from mass_flow")
-    if isinstance(opposite, str) or not isinstance(opposite, Iterable):
-        raise ValueError(f"opposite must be a list of group names, received {shown(opposite)}")
-    opposite, given = set(opposite), set(frame.attrs.get("groups", {}))
-    rows = [
-        {"pair_id": pair_id, "position": at, **_verdict(part, opposite, given)}
-        for (pair_id, at), part in frame.groupby(["pair_id", "position"], sort=False)
-        if (part["role"] == "chosen").any()
-    ]
-    return pd.DataFrame(rows)
 
 
 def next_token_logps(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
@@ -259,22 +212,3 @@ def _largest(frame: pd.DataFrame, top_k: int) -> pd.DataFrame:
     losses = frame.index[frame["direction"] == "loss"][-top_k:]
     kept = frame.index.isin([*gains, *losses]) | (frame["role"] != "")
     return frame[kept]
-
-
-def _verdict(part: pd.DataFrame, opposite: set[str], given: set[str]) -> dict[str, object]:
-    chosen = part[part["role"] == "chosen"].iloc[0]
-    if not opposite:
-        rejected = set(part.loc[part["role"] == "rejected", "group"])
-        opposite = (rejected or given) - {chosen["group"]} or given - {chosen["group"]}
-    gains = part[part["delta"] > 0]
-    own = gains.loc[gains["group"] == chosen["group"], "delta"].sum()
-    against = gains.loc[gains["group"].isin(opposite - {chosen["group"]}), "delta"].sum()
-    shares = {"benign": own, "catastrophic": against, "other": gains["delta"].sum() - own - against}
-    most = max(shares, key=lambda name: (shares[name], name == "other"))
-    return {
-        "chosen_delta": chosen["delta"],
-        "own_gain": own,
-        "opposite_gain": against,
-        "other_gain": shares["other"],
-        "verdict": most if chosen["delta"] < 0 else "no drop",
-    }

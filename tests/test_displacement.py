@@ -3,14 +3,14 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import reference
 import shapes
 import torch
 
 import toolkit as tk
-from toolkit.dynamics._mass_flow import displacement_verdict, mass_flow
-from toolkit.dynamics._single_token import single_token_theory
+from toolkit.displacement import displacement_verdict, mass_flow, single_token_theory
 from toolkit.losses import quantities
 from toolkit.model.tokens import legible_texts
 
@@ -18,7 +18,8 @@ SHAPES = ["gpt2", "llama", "qwen2"]
 # Their norms compute in float32 whatever the weights are.
 ROUNDING = {"gpt2": 1e-11, "llama": 1e-6, "qwen2": 1e-6}
 COLUMNS = ["pair_id", "position", "context_token", "token", "token_id", "prob_before"]
-COLUMNS += ["prob_after", "delta", "logp_delta", "direction", "role", "group", "group_delta"]
+COLUMNS += ["prob_after", "delta", "logp_delta", "direction", "role", "group"]
+COLUMNS += ["given_group", "group_delta"]
 COLUMNS += ["theory_score", "theory_rank"]
 TEXTS = [" Yes", "yes", "YES", "Sure", " no", "No", "Never", "\n", " ", "perhaps"]
 
@@ -245,6 +246,34 @@ def test_policies_must_agree_on_the_vocabulary():
     after.model.resize_token_embeddings(shapes.VOCAB + 3)
     with pytest.raises(ValueError, match="after scores 64 tokens but before scores 61"):
         mass_flow(before, after, SUFFIX)
+
+
+def test_the_verdict_is_in_the_rows_and_survives_what_drops_attrs():
+    before, after = two("llama", tokenizer=Words())
+    pair = shapes.encoded("p", [4], [5], [6])  # No against Never: the opposite is what was given
+    frame = mass_flow(before, after, pair, top_k=None, groups=GROUPS)
+    joined = pd.concat([frame, frame.assign(pair_id="q")])
+    joined.attrs = {}
+    expected = displacement_verdict(frame).drop(columns="pair_id")
+    assert (expected["opposite_gain"] > 0).all()
+    for _, found in displacement_verdict(joined).groupby("pair_id"):
+        found = found.drop(columns="pair_id").reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, expected)
+
+
+def test_the_verdict_shows_the_runs_drawdown_beside_before_and_after():
+    policy, pair = shapes.policy("gpt2"), shapes.ragged_pairs()[3]
+    run = tk.train(policy, pair, steps=6, lr=3e-2, loss="ipo", progress=False)
+    falls = run.drawdown()
+    frame = mass_flow(run.policy_at(0), run.policy_at(6), pair, top_k=None)
+    bare, found = displacement_verdict(frame), displacement_verdict(frame, drawdown=falls)
+    assert list(found.columns) == [*bare.columns, "drawdown", "prob_drawdown"]
+    assert found["drawdown"][0] == falls["drawdown"][0] > 0
+    assert found["prob_drawdown"][0] == falls["prob_drawdown"][0] > 0
+    other = displacement_verdict(frame.assign(pair_id="other"), drawdown=falls)
+    assert other[["drawdown", "prob_drawdown"]].isna().all(axis=None)
+    with pytest.raises(ValueError, match=r"drawdown must be what Trajectory.drawdown\(\) returns"):
+        displacement_verdict(frame, drawdown=run.to_frame()[["pair_id"]])
 
 
 def test_verdict_refuses_other_frames():

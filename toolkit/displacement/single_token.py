@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from toolkit.dynamics._mass_flow import contrast, next_token_logps, project
+from toolkit.displacement.flow import contrast, next_token_logps, project
 from toolkit.losses import LossWeights, check_loss, loss_weights
 from toolkit.model import Policy, Provenance, reference
 from toolkit.model.forward import evaluation, log_softmax, response_logits
