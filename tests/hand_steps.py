@@ -77,7 +77,7 @@ class Hand:
         return -lr * q - (self.lr * self.decay * theta if name == "adamw" else 0)
 
     def projected(self, theta, grad, q, lr):
-        """FORMULAS F."""
+        """Take the part along the weights out of an update, as AdamP does (arXiv 2006.08217)."""
         factor = 1.0
         if theta.dim() > 1:
             for rows in (list(range(len(theta))), [slice(None)]):

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import toolkit as tk
-from toolkit.gradients import _autograd, _findings, _passes, _tangents, _token_gram
+from toolkit.gradients import _autograd, _findings, _passes, _rules, _tangents, _token_gram
 
 
 def assert_exact(policy):
@@ -213,6 +213,37 @@ def test_a_module_called_another_way_than_on_the_probe_is_not_lost():
     assert_exact(policy)
     found = tk.pair_stats(policy, shapes.ragged_pairs(), batch_size=1, progress=False)
     assert found.labels.by_autograd == "model.layers.0.mlp.expert.weight"
+
+
+class Wrong(_rules.Norm):
+    """A rule that forgets to multiply the gradients by what was scaled."""
+
+    def normed(self, inputs):
+        return torch.ones_like(inputs)
+
+
+class Gain(torch.nn.Module):
+    """A layer of a new kind: one weight per feature."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((24,), 1.5))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+@pytest.mark.parametrize(("rule", "left"), [(None, True), (_rules.Norm, False), (Wrong, True)])
+def test_a_new_kind_of_layer_needs_a_registered_rule_alone(monkeypatch, rule, left):
+    """It serves where plain autograd confirms it; no rule and a wrong one leave it to autograd."""
+    policy = shapes.policy("llama", torch.float32)
+    layer = policy.model.model.layers[0]
+    layer.mlp = torch.nn.Sequential(layer.mlp, Gain())
+    if rule:
+        monkeypatch.setitem(_rules.RULES, Gain, rule)
+    found = tk.pair_stats(policy, shapes.ragged_pairs(), progress=False)
+    assert found.labels.by_autograd == ("model.layers.0.mlp.1.weight" if left else "")
+    assert_exact(policy)
 
 
 class Held(TorchDispatchMode):

@@ -248,7 +248,7 @@ def orpo_pull(near, far):
 
 
 def closed_forms(s):
-    """FORMULAS.md A.4 and the rows it leaves out: (hyper-parameters, d_chosen, d_rejected)."""
+    """The weights of docs/formulas.md by hand: (hyper-parameters, d_chosen, d_rejected)."""
     lw, ll, nw, nl = s.chosen_logps, s.rejected_logps, s.chosen_length, s.rejected_length
     rw, rl = lw - s.ref_chosen_logps, ll - s.ref_rejected_logps
     gap = rw - rl

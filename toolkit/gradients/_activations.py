@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 ELEMENTWISE = (nn.SiLU, nn.GELU, nn.ReLU, nn.Tanh, nn.Sigmoid)
 
@@ -53,6 +55,23 @@ class _Sloped(torch.autograd.Function):
     def backward(ctx, grads):
         (slope,) = ctx.saved_tensors
         return grads * slope, None
+
+
+class AttentionBy(TorchFunctionMode):
+    """Let attention run by another function inside the block: its fused kernels have no tangents.
+
+    For this thread alone, where ``sdpa_kernel`` would change the kernels of all of them.
+    """
+
+    def __init__(self, attention: Callable[..., Tensor]):
+        super().__init__()
+        self.attention = attention
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Call the function, or attention in its place."""
+        if function is functional.scaled_dot_product_attention:
+            function = self.attention
+        return function(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-from toolkit.gradients._activations import eager_experts
+from toolkit.gradients._activations import AttentionBy, eager_experts
 from toolkit.gradients.products import dot, flat_products, tensor_products
 from toolkit.model.forward import Row, Scorer, evaluation, scored_logps
 from toolkit.model.parameters import Parameters, only
@@ -199,7 +197,7 @@ def directional_logps(
     def scores(values):
         return tuple(torch.func.functional_call(scorer, values, ()))
 
-    with _PlainAttention(), eager_experts(model):
+    with AttentionBy(_attention), eager_experts(model):
         return list(torch.func.jvp(scores, (primals,), (tangents,))[1])
 
 
@@ -218,22 +216,10 @@ def directional_by_backward(
     return list(found.split(sizes))
 
 
-class _PlainAttention(TorchFunctionMode):
-    """Attention by plain operations: the fused kernels have no forward-mode rule.
-
-    For this thread alone, where ``sdpa_kernel`` would change the kernels of all of them.
-    """
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is not functional.scaled_dot_product_attention:
-            return function(*args, **kwargs)
-        return _attention(*args, **kwargs)
-
-
 def _attention(
     query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
 ) -> Tensor:
+    """Attention by plain operations."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         seen = torch.zeros_like(attn_mask, dtype=query.dtype)
         attn_mask = seen.masked_fill(~attn_mask, float("-inf"))

@@ -8,9 +8,8 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-from toolkit.gradients._activations import eager_experts, elementwise, replaced, sloped
+from toolkit.gradients._activations import AttentionBy, eager_experts, elementwise, replaced, sloped
 from toolkit.gradients._passes import backward, widened
 from toolkit.gradients._plan import Plan
 from toolkit.gradients._rules import Linear, Use
@@ -48,7 +47,7 @@ def token_products(
         evaluation(model),
         torch.no_grad(),
         forward_ad.dual_level(),
-        _Attention(),
+        AttentionBy(_attention),
         head_inputs(model) as states,
     ):
         response_logits(model, [*rows, *rows])
@@ -141,19 +140,6 @@ def _elementwise(module: nn.Module) -> Callable:
     return forward
 
 
-class _Attention(TorchFunctionMode):
-    """Attention with its tangent: the fused kernels have none, and both copies share the weights.
-
-    ``Ṡ = (Q̇Kᵀ + QK̇ᵀ)·scale``, ``Ṗ = P ⊙ (Ṡ − Σ P ⊙ Ṡ)``, ``Ȯ = Ṗ V + P V̇``.
-    """
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is not functional.scaled_dot_product_attention:
-            return function(*args, **kwargs)
-        return _attention(*args, **kwargs)
-
-
 def _attention(
     query,
     key,
@@ -164,6 +150,10 @@ def _attention(
     scale=None,
     enable_gqa=False,
 ) -> Tensor:
+    """Attention with its tangent; both copies of the batch share the weights P.
+
+    ``Ṡ = (Q̇Kᵀ + QK̇ᵀ)·scale``, ``Ṗ = P ⊙ (Ṡ − Σ P ⊙ Ṡ)``, ``Ȯ = Ṗ V + P V̇``.
+    """
     groups = query.shape[1] // key.shape[1] if enable_gqa else 1
     (q, dq), (k, dk), (v, dv) = (
         _parts(x, g) for x, g in ((query, 1), (key, groups), (value, groups))

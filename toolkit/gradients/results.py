@@ -118,23 +118,16 @@ class PairStats:
 
 
 @dataclass(frozen=True)
-class TokenContributions:
-    """Gradient products of every token with both responses of one pair.
-
-    Their sums are exact: over chosen tokens ``with_chosen`` gives ‖g_chosen‖² and
-    ``with_rejected`` gives ⟨g_chosen, g_rejected⟩ (arXiv 2410.13828; the token decomposition).
+class TokenAxis:
+    """The scored tokens of one pair, chosen before rejected.
 
     Attributes:
         id: Pair id.
-        sides: ``"chosen"`` or ``"rejected"`` of each token; chosen tokens first.
+        sides: ``"chosen"`` or ``"rejected"`` of each token.
         positions: Position within the completion, from 0.
         tokens: Token texts; of several tokens that are pieces of one character the first holds it,
             the others are empty.
         token_ids: Token ids, which tell such pieces apart.
-        logps: log π of each token, nats.
-        with_chosen: ⟨∇log π_t, g_chosen⟩ of each token.
-        with_rejected: ⟨∇log π_t, g_rejected⟩ of each token.
-        labels: What it was measured with.
     """
 
     id: str
@@ -142,6 +135,28 @@ class TokenContributions:
     positions: np.ndarray
     tokens: list[str]
     token_ids: np.ndarray
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        """Return ``side, position, token, token_id`` of each token."""
+        texts = np.array(self.tokens, dtype=object)
+        where = {"side": self.sides, "position": self.positions}
+        return {**where, "token": texts, "token_id": self.token_ids}
+
+
+@dataclass(frozen=True)
+class TokenContributions(TokenAxis):
+    """Gradient products of every token with both responses of one pair.
+
+    Their sums are exact: over chosen tokens ``with_chosen`` gives ‖g_chosen‖² and
+    ``with_rejected`` gives ⟨g_chosen, g_rejected⟩ (arXiv 2410.13828; the token decomposition).
+
+    Attributes, besides those of the tokens:
+        logps: log π of each token, nats.
+        with_chosen: ⟨∇log π_t, g_chosen⟩ of each token.
+        with_rejected: ⟨∇log π_t, g_rejected⟩ of each token.
+        labels: What it was measured with.
+    """
+
     logps: np.ndarray
     with_chosen: np.ndarray
     with_rejected: np.ndarray
@@ -161,66 +176,40 @@ class TokenContributions:
             Columns ``pair_id, side, position, token, token_id, logp, with_chosen, with_rejected``
             and ``predicted_delta = lr·(d_chosen·with_chosen − d_rejected·with_rejected)``.
         """
-        delta = lr * (d_chosen * self.with_chosen - d_rejected * self.with_rejected)
-        frame = pd.DataFrame(
-            {
-                "pair_id": self.id,
-                "side": self.sides,
-                "position": self.positions,
-                "token": self.tokens,
-                "token_id": self.token_ids,
-                "logp": self.logps,
-                "with_chosen": self.with_chosen,
-                "with_rejected": self.with_rejected,
-                "predicted_delta": delta,
-            }
-        )
+        frame = pd.DataFrame({"pair_id": self.id, **self._columns(), "token": self.tokens})
+        frame["logp"] = self.logps
+        frame["with_chosen"], frame["with_rejected"] = self.with_chosen, self.with_rejected
+        delta = d_chosen * self.with_chosen - d_rejected * self.with_rejected
+        frame["predicted_delta"] = lr * delta
         attrs = {"d_chosen": float(d_chosen), "d_rejected": float(d_rejected), "lr": float(lr)}
         frame.attrs.update(self.labels.to_attrs(), **attrs)
         return frame
 
 
 @dataclass(frozen=True)
-class TokenMatrix:
+class TokenMatrix(TokenAxis):
     """Inner products of all token gradients of one pair, chosen tokens before rejected ones.
 
-    Attributes:
-        id: Pair id.
-        sides: ``"chosen"`` or ``"rejected"`` of each row.
-        positions: Position within the completion, from 0.
-        tokens: Token texts, length ``n``; of several tokens that are pieces of one character the
-            first holds it, the others are empty.
-        token_ids: Token ids.
+    Attributes, besides those of the tokens:
         matrix: ⟨∇log π_i, ∇log π_j⟩, shape ``[n, n]``, symmetric and positive semi-definite.
         labels: What it was measured with.
     """
 
-    id: str
-    sides: np.ndarray
-    positions: np.ndarray
-    tokens: list[str]
-    token_ids: np.ndarray
     matrix: np.ndarray
     labels: Provenance
 
     @property
     def cosine(self) -> np.ndarray:
         """Cosines of the token gradients, shape ``[n, n]``; NaN where a gradient vanishes."""
-        norms = np.sqrt(np.clip(np.diag(self.matrix), 0, None))
-        return np.clip(_divide(self.matrix, np.outer(norms, norms)), -1.0, 1.0)
+        return _cosines(self.matrix)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per cell: ``side_i, position_i, token_i, token_id_i, side_j, …``."""
         n = len(self.tokens)
         i, j = np.divmod(np.arange(n * n), n)
-        axis = {
-            "side": self.sides,
-            "position": self.positions,
-            "token": np.array(self.tokens, dtype=object),
-            "token_id": self.token_ids,
-        }
         both = (("i", i), ("j", j))
-        columns = {f"{name}_{k}": values[at] for k, at in both for name, values in axis.items()}
+        axis = self._columns().items()
+        columns = {f"{name}_{k}": values[at] for k, at in both for name, values in axis}
         products = {"inner": self.matrix.ravel(), "cosine": self.cosine.ravel()}
         frame = pd.DataFrame({**columns, **products})
         frame.attrs.update(self.labels.to_attrs(), pair_id=self.id)
@@ -256,8 +245,7 @@ class Gram:
     @property
     def cosine(self) -> np.ndarray:
         """Cosines, shape ``[2N, 2N]``; NaN where a gradient vanishes."""
-        norms = np.sqrt(np.diag(self.matrix))
-        return np.clip(_divide(self.matrix, np.outer(norms, norms)), -1.0, 1.0)
+        return _cosines(self.matrix)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row an entry: ``id_i, side_i, id_j, side_j, inner, cosine``."""
@@ -288,6 +276,11 @@ def concat_stats(parts: Sequence[PairStats]) -> PairStats:
     left_out = [pair for p in parts for pair in p.left_out]
     others = {"labels": parts[0].labels, "parts": by_name, "left_out": left_out}
     return PairStats(ids, **joined, **others)
+
+
+def _cosines(matrix: np.ndarray) -> np.ndarray:
+    norms = np.sqrt(np.clip(np.diag(matrix), 0, None))
+    return np.clip(_divide(matrix, np.outer(norms, norms)), -1.0, 1.0)
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
