@@ -1,8 +1,5 @@
 """The anatomy of a fall draws and says the sums of its frame, and nothing that it does not hold."""
 
-import doctest
-from importlib import import_module
-
 import matplotlib
 
 matplotlib.use("agg")
@@ -170,8 +167,3 @@ def test_pairs_are_ranked_from_the_strongest_pull():
 def test_what_is_wrong_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(forces_frame())
-
-
-@pytest.mark.parametrize("module", ["_fall_figure", "_fall_parts", "_numbers"])
-def test_examples_run(module):
-    assert doctest.testmod(import_module(f"toolkit.plots.{module}")).failed == 0

@@ -198,7 +198,7 @@ def test_a_loss_is_picked_by_python_dropdown_buttons_and_both_pictures(explorer)
     assert explorer.loss == "ipo"
     v._next_loss.click()
     assert explorer.loss == "ipo_avg"
-    order = tk.plots.loss_order(explorer.to_frame())
+    order = tk.plots.delta_order(explorer.to_frame())
     click(v.bars, v._bars_axes, v._bars_axes.transData.transform((0, 5)))
     assert explorer.loss == explorer.to_frame()["loss"].iloc[order[5]]
     points = next(a for a in v._map_axes.collections if a.get_gid() == "pairs")
@@ -325,7 +325,7 @@ def test_the_scale_stays_while_a_slider_moves(explorer):
     assert view(explorer)._limits[1] >= rows(explorer)["predicted_chosen_delta"].abs().max()
     explorer.set(lr=1e-6)
     view(explorer)._fit.click()
-    assert view(explorer)._limits == tk.plots.loss_limits(explorer.to_frame())
+    assert view(explorer)._limits == tk.plots.delta_limits(explorer.to_frame())
 
 
 def test_a_weight_that_is_rounding_is_called_none(explorer):

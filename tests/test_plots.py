@@ -4,6 +4,7 @@ import doctest
 import math
 from html.parser import HTMLParser
 from importlib import import_module
+from pkgutil import iter_modules
 
 import matplotlib
 
@@ -14,18 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backend_bases import MouseEvent
+from seaborn.utils import relative_luminance
 
 from toolkit import plots
 from toolkit.plots import (
-    _dataset_figure,
-    _entanglement_map,
-    _mass_figure,
-    _numbers_table,
     _palette,
     _token_cells,
-    _token_heatmap,
-    _token_html,
-    _trajectory_figure,
 )
 
 NASTY = [
@@ -109,12 +104,12 @@ FIGURES = [
     (plots.entanglement_map, pairs_frame, {"hue": "topic", "picked": "pair 3"}),
     (plots.entanglement_map, pairs_frame, {"hue": "chosen_length", "ylim": 0.6}),
     (plots.delta_plane, pairs_frame, {"picked": "pair 3"}),
-    (plots.predicted_bars, pairs_frame, {}),
-    (plots.ches_scatter, pairs_frame, {"hue": "regime"}),
-    (plots.ches_scatter, pairs_frame, {"hue": "topic"}),
+    (plots.delta_bars, pairs_frame, {"picked": "pair 0"}),
+    (plots.score_scatter, pairs_frame, {"picked": "pair 0"}),
+    (plots.score_scatter, pairs_frame, {"hue": "topic"}),
     (plots.length_confound, pairs_frame, {}),
-    (lambda f, **k: plots.hist_by(f, "cosine", **k), pairs_frame, {}),
-    (lambda f, **k: plots.hist_by(f, "cosine", **k), pairs_frame, {"by": "topic"}),
+    (lambda f, **k: plots.score_histogram(f, "cosine", **k), pairs_frame, {}),
+    (lambda f, **k: plots.score_histogram(f, "cosine", **k), pairs_frame, {"by": "topic"}),
     (plots.token_heatmap, lambda: matrix_frame("abc", "abd"), {"values": "inner"}),
 ]
 
@@ -233,7 +228,7 @@ def test_update_moves_points_and_ring_but_no_limits():
     ax = plots.entanglement_map(frame, picked="pair 2", ylim=2)
     children, limits = len(ax.get_children()), ax.get_ylim()
     moved = frame.assign(d_chosen=frame.d_chosen * 100)
-    assert plots.update_entanglement_map(ax, moved, picked="pair 5") is ax
+    assert plots.entanglement_map(moved, picked="pair 5", ax=ax) is ax
     assert len(ax.get_children()) == children and ax.get_ylim() == limits
     fresh = plots.entanglement_map(moved, picked="pair 5", ylim=2)
     for gid in ("pairs", "ring"):
@@ -241,7 +236,7 @@ def test_update_moves_points_and_ring_but_no_limits():
         np.testing.assert_allclose(ours.get_offsets(), theirs.get_offsets())
     assert "20 pairs beyond the map" in artist(ax, "note").get_text()
     assert artist(ax, "name").get_text() == "pair 5"
-    plots.update_entanglement_map(ax, moved.iloc[:3])
+    plots.entanglement_map(moved.iloc[:3], ax=ax)
     assert len(artist(ax, "pairs").get_offsets()) == 3 and not artist(ax, "ring").get_visible()
 
 
@@ -251,8 +246,6 @@ def test_map_refuses_what_it_cannot_draw():
         plots.entanglement_map(frame, picked="nobody")
     with pytest.raises(ValueError, match="ylim must be a positive"):
         plots.entanglement_map(frame, ylim=-1)
-    with pytest.raises(ValueError, match="Axes that entanglement_map returned"):
-        plots.update_entanglement_map(plt.subplots()[1], frame)
     many = pairs_frame(12)
     with pytest.raises(ValueError, match="at most 8 groups"):
         plots.entanglement_map(many.assign(topic=many.id), hue="topic")
@@ -261,11 +254,11 @@ def test_map_refuses_what_it_cannot_draw():
 def test_ten_thousand_pairs_take_as_few_artists_as_ten():
     """One artist per pair would make a large dataset slow on every machine."""
     frames = [pairs_frame(count) for count in (10, 10_000)]
-    for draw in (plots.entanglement_map, plots.ches_scatter, plots.predicted_bars):
+    for draw in (plots.entanglement_map, plots.score_scatter, plots.delta_bars):
         few, many = (len(draw(frame).findobj()) for frame in frames)
         assert many < 2 * few + 100, draw.__name__
     ax = plots.entanglement_map(frames[1])
-    plots.update_entanglement_map(ax, frames[1], picked="pair 77")
+    plots.entanglement_map(frames[1], picked="pair 77", ax=ax)
     assert len(artist(ax, "pairs").get_offsets()) > 9_000
 
 
@@ -316,8 +309,8 @@ def test_figures_draw_any_token_id_and_group():
     plots.token_heatmap(matrix_frame(NASTY, NASTY)).figure.canvas.draw()
     frame = pairs_frame(len(NASTY)).assign(id=NASTY)
     plots.entanglement_map(frame, picked="$x_{$").figure.canvas.draw()
-    plots.predicted_bars(frame).figure.canvas.draw()
-    plots.ches_scatter(frame.iloc[:8].assign(group=NASTY[:8]), hue="group").figure.canvas.draw()
+    plots.delta_bars(frame).figure.canvas.draw()
+    plots.score_scatter(frame.iloc[:8].assign(group=NASTY[:8]), hue="group").figure.canvas.draw()
 
 
 # --- other figures ---------------------------------------------------------------------------
@@ -327,10 +320,23 @@ def test_spearman_is_the_rank_correlation_and_says_what_was_left_out():
     frame = pd.DataFrame(
         {"ln_ches": [1, 2, 3, 4, np.nan], "predicted_chosen_delta": [9, 7, 8, 1, 0]}
     )
-    title = plots.ches_scatter(frame).get_title(loc="left")
-    assert title == "Spearman ρ = −0.80   (n = 4, 1 without a finite value left out)"
-    frame["ln_ches"] = 1.0
-    assert "undefined" in plots.ches_scatter(frame).get_title(loc="left")
+    ax = plots.score_scatter(frame, y="predicted_chosen_delta")
+    assert ax.get_title(loc="left") == "Spearman ρ = −0.80   (n = 4)"
+    assert "1 pair without both values" in artist(ax, "note").get_text()
+    plots.score_scatter(frame.assign(ln_ches=1.0), y="predicted_chosen_delta", ax=ax)
+    assert "undefined" in ax.get_title(loc="left")
+
+
+def test_groups_of_another_column_take_the_place_of_those_before():
+    """A second call on the same axes with other groups must leave no point of the first."""
+    frame = pairs_frame(12)
+    ax = plots.score_scatter(frame)
+    plots.score_scatter(frame, hue="topic", ax=ax)
+    drawn = {line.get_gid(): len(line.get_xdata()) for line in ax.lines if len(line.get_xdata())}
+    assert {gid: n for gid, n in drawn.items() if not gid.startswith("cut")} == {
+        "group film": 6,
+        "group story": 6,
+    }
 
 
 def test_delta_plane_is_symmetric_and_counts_what_lies_beyond():
@@ -346,9 +352,9 @@ def test_every_regime_is_drawn():
         len(c.get_offsets()) for c in plots.delta_plane(frame).collections if c.get_zorder() == 4
     ]
     assert sum(drawn) == 5
-    plots.ches_scatter(frame, hue="regime").figure.canvas.draw()
+    plots.score_scatter(frame, hue="regime").figure.canvas.draw()
     plots.entanglement_map(frame).figure.canvas.draw()
-    assert set(frame.regime) == set(_palette.REGIME_WORDS)
+    assert set(frame.regime) == set(plots.REGIMES)
 
 
 def test_caption_holds_the_labels_and_the_loss():
@@ -363,7 +369,7 @@ def test_groups_keep_their_names_apart_when_shortened():
     """Catches two long names that shorten to the same text becoming one group."""
     long = "a very long name that is cut somewhere "
     frame = pairs_frame(10).assign(topic=[long + str(k % 2) for k in range(10)])
-    labels = plots.hist_by(frame, "cosine", by="topic").get_yticklabels()
+    labels = plots.score_histogram(frame, "cosine", by="topic").get_yticklabels()
     assert len(labels) == 2 and all("n = 5" in label.get_text() for label in labels)
 
 
@@ -422,12 +428,12 @@ def test_any_text_is_inert_and_survives(token):
         assert set(page.attributes) <= ATTRIBUTES
         assert not set(html) & set("\x1b\u202e\u200b")
     first = Page(plots.token_strip_html(frame)).rows[0][0]
-    assert first["text"] == _palette.visible_token(token)
-    assert _palette.visible_token(token) in first["title"]
+    assert first["text"] == plots.visible_token(token)
+    assert plots.visible_token(token) in first["title"]
 
 
 def test_visible_token_shows_what_cannot_be_seen():
-    shown = _palette.visible_token
+    shown = plots.visible_token
     assert [shown(t) for t in (" a", "a ", "a b", "a  b", "\n", "\t", "\u200d", "\xa0")] == [
         "␠a", "a␠", "a b", "a␠␠b", "↵", "⇥", "\\u200d", "\\xa0",
     ]  # fmt: skip
@@ -524,16 +530,17 @@ def test_nan_and_all_zero_values():
 def test_text_on_every_strip_colour_has_contrast_of_4_5(diverging):
     for value in [*np.linspace(-1, 1, 401), math.nan]:
         color = _palette.color_of(value, 1.0, diverging=diverging)
-        pair = sorted(_palette.luminance(c) for c in (color, _palette.contrast_text(color)))
+        pair = sorted(relative_luminance(c) for c in (color, _palette.contrast_text(color)))
         assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, color
 
 
 def test_colours_are_symmetric_around_zero_and_logp_is_not():
     assert _palette.color_of(0, 3) == "#F7F7F7" == _palette.color_of(0, 3, diverging=False)
-    assert _palette.color_of(9, 3) == _palette.color_of(3, 3) == _palette.DIVERGING[2]
+    assert _palette.color_of(9, 3) == _palette.color_of(3, 3) == _palette.OKABE_ITO["blue"]
     frame = strip_frame(["a"], ["b"], logp=[-2.0, -0.1])
     first = Page(plots.token_strip_html(frame, value="logp")).rows[0][0]
-    assert _palette.SEQUENTIAL[0] in first["style"]
+    assert _palette.color_of(-1, 1, diverging=False) == "#5B2148"
+    assert _palette.color_of(-1, 1, diverging=False) in first["style"]
 
 
 def test_html_names_missing_columns_and_asks_which_pair():
@@ -563,16 +570,14 @@ def test_numbers_table_takes_a_row_and_says_regime_in_words():
     frame = pairs_frame(3)
     frame.attrs = {"model": "tiny"}
     html = plots.numbers_table(frame, picked="pair 1")
-    assert _palette.REGIME_WORDS[frame.regime[1]] in html and "tiny" in html
+    assert plots.REGIMES[frame.regime[1]].words in html and "tiny" in html
     assert f"{frame.cosine[1]:.5g}".replace("-", "−") in html
     assert plots.numbers_table(frame.iloc[1]) == html
 
 
-@pytest.mark.parametrize(
-    "module", [plots, _palette, _token_html, _entanglement_map, _numbers_table, _token_heatmap]
-)
+@pytest.mark.parametrize("module", [found.name for found in iter_modules(plots.__path__)])
 def test_examples_run(module):
-    assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(import_module(f"toolkit.plots.{module}")).failed == 0
 
 
 def run_frame(steps=4, ids=("a", "b")):
@@ -707,11 +712,6 @@ def test_run_figures_say_what_is_wrong(call, message):
         call()
 
 
-@pytest.mark.parametrize("module", [_trajectory_figure, _mass_figure])
-def test_examples_of_run_figures(module):
-    assert doctest.testmod(module).failed == 0
-
-
 def losses_frame():
     """Losses on one pair: some pull alike, two have no place on a logarithmic axis."""
     d_chosen = np.array([0.05, 0.05, 1.05, 10.0, -0.1, 0.05])
@@ -727,6 +727,10 @@ def losses_frame():
     return frame.assign(settings="β 0.1", note=["", "", "", "", "pushes <down>", ""])
 
 
+def loss_bars(frame, **options):
+    return plots.delta_bars(frame, name="loss", log=True, **options)
+
+
 def words_of(ax, gid):
     return [text.get_text() for text in ax.texts if text.get_gid() == gid]
 
@@ -737,7 +741,7 @@ def test_loss_map_names_every_loss_once():
     assert sorted(words_of(ax, "losses")) == ["cpo", "▸ ipo, dpo, rdpo"]
     assert ax.get_title(loc="left") == "not on a log axis (a weight ≤ 0): $x_{$, <b>sft</b>"
     ax.figure.canvas.draw()
-    plots.update_loss_map(ax, losses_frame().iloc[:3], picked="dpo", ylim=1.0)
+    plots.loss_map(losses_frame().iloc[:3], picked="dpo", ylim=1.0, ax=ax)
     assert sorted(words_of(ax, "losses")) == ["cpo", "▸ dpo, rdpo"]
     assert ax.get_title(loc="left") == "" and ax.get_ylim() == (-1.0, 1.0)
 
@@ -749,7 +753,7 @@ def test_labels_of_losses_stay_on_the_map_and_do_not_overlap(cosine, factor):
     frame["d_chosen"] = factor * np.geomspace(0.05, 0.2, 14)
     ax = plots.loss_map(frame, ylim=4)
     ax.figure.canvas.draw()
-    plots.update_loss_map(ax, frame)
+    plots.loss_map(frame, ax=ax)
     boxes = [t.get_window_extent() for t in ax.texts if t.get_gid() == "losses"]
     boxes.sort(key=lambda box: box.y0)
     assert len(boxes) == 14
@@ -762,8 +766,8 @@ def test_labels_of_losses_stay_on_the_map_and_do_not_overlap(cosine, factor):
 
 def test_loss_bars_are_sorted_and_hold_the_numbers():
     frame = losses_frame()
-    ax = plots.loss_bars(frame, picked="dpo")
-    rows = frame.iloc[plots.loss_order(frame)]
+    ax = loss_bars(frame, picked="dpo")
+    rows = frame.iloc[plots.delta_order(frame)]
     assert rows["predicted_chosen_delta"].is_monotonic_decreasing
     names = words_of(ax, "name")
     assert [name.removeprefix("▸ ") for name in names] == rows["loss"].tolist()
@@ -776,21 +780,21 @@ def test_loss_bars_are_sorted_and_hold_the_numbers():
 
 def test_loss_bars_keep_their_scale_and_say_what_lies_beyond():
     frame = losses_frame()
-    ax = plots.loss_bars(frame, limits=(0.01, 1.0))
+    ax = loss_bars(frame, limits=(0.01, 1.0))
     beyond = (frame[["predicted_chosen_delta", "predicted_rejected_delta"]].abs() > 1).any(axis=1)
     assert f"{beyond.sum()} beyond the scale" in ax.get_title(loc="left")
     scale = ax.get_xlim()
     small = frame.assign(predicted_chosen_delta=0.5, predicted_rejected_delta=-0.5)
-    plots.update_loss_bars(ax, small)
+    loss_bars(small, ax=ax)
     assert ax.get_xlim() == scale and ax.get_title(loc="left") == ""
-    with pytest.raises(ValueError, match="frame has 2 losses, but ax was drawn for 6"):
-        plots.update_loss_bars(ax, frame.iloc[:2])
+    loss_bars(frame.iloc[:2], ax=ax)
+    assert sorted(words_of(ax, "name")) == sorted(frame["loss"][:2])
 
 
 def test_views_of_losses_say_that_numbers_are_hypothetical():
     frame = losses_frame()
     frame.attrs["hypothetical"] = "chosen moved −2"
-    for ax in (plots.loss_map(frame), plots.loss_bars(frame)):
+    for ax in (plots.loss_map(frame), loss_bars(frame)):
         assert ax.get_title(loc="left").startswith("HYPOTHETICAL: chosen moved −2")
     assert "HYPOTHETICAL: chosen moved −2" in plots.loss_table_html(frame)
 
@@ -802,17 +806,12 @@ def test_table_of_losses_is_escaped_and_marks_the_picked_one():
     assert "both rise" in table and "−0.1" in table and table.count("<tr") == 7
 
 
-@pytest.mark.parametrize("view", [plots.loss_map, plots.loss_bars, plots.loss_table_html])
+@pytest.mark.parametrize("view", [plots.loss_map, loss_bars, plots.loss_table_html])
 def test_views_of_losses_name_what_is_wrong(view):
     with pytest.raises(ValueError, match="lacks the column"):
         view(pd.DataFrame({"id": ["a"]}))
     with pytest.raises(ValueError, match="picked='dpoo' is not in"):
         view(losses_frame(), picked="dpoo")
-
-
-@pytest.mark.parametrize("module", ["_loss_figure", "_loss_html"])
-def test_examples_of_loss_views(module):
-    assert doctest.testmod(import_module(f"toolkit.plots.{module}")).failed == 0
 
 
 def scores_frame(n=60, seed=0):
@@ -866,7 +865,7 @@ def test_score_histogram_counts_every_finite_value_once():
     assert artists["kept"].get_data().values.sum() == frame.kept.sum()
     assert artists["cut-x"].get_visible()
     assert "2 pairs without a value" in artists["note"].get_text()
-    plots.update_score_histogram(ax, frame, "cosine")
+    plots.score_histogram(frame, "cosine", ax=ax)
     assert artists["all"].get_data().values.sum() == 60
     assert not artists["cut-x"].get_visible() and not artists["note"].get_visible()
 
@@ -891,6 +890,3 @@ def test_score_plots_say_what_they_need():
             draw("regime")
     with pytest.raises(ValueError, match="picked='z' is not in"):
         plots.score_scatter(frame, picked="z")
-    with pytest.raises(ValueError, match="that score_scatter returned"):
-        plots.update_score_scatter(plt.subplots()[1], frame)
-    assert doctest.testmod(_dataset_figure).failed == 0

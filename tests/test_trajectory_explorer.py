@@ -328,7 +328,7 @@ def verdict(explorer, monkeypatch, predicted, actual):
 def test_the_verdict_has_the_colour_of_what_happened(finished, monkeypatch):
     """Predicted ideal, really both fell: the bar used to be green."""
     finished.step, finished.selection = 2, "p0"
-    colors = tk.plots.REGIME_COLORS
+    colors = {name: regime.color for name, regime in tk.plots.REGIMES.items()}
     words = verdict(finished, monkeypatch, "ideal", "both_down")
     assert f"border-color: {colors['both_down']}" in words and colors["ideal"] not in words
     assert "The prediction said otherwise</b>: <code>ideal</code>" in words

@@ -204,10 +204,14 @@ def test_captions_count_what_first_order_holds_for(measured):
 def test_bars_hatch_what_is_beyond_first_order(measured):
     frame = tk.entanglement(measured["stats"], "ipo", lr=1e-5).to_frame()
     frame["loss"] = frame["id"]
-    ax = plots.loss_bars(frame)
+    ax = plots.delta_bars(frame, name="loss", log=True)
     spans = {a.get_gid(): a for a in ax.patches if str(a.get_gid()).startswith("beyond")}
     assert spans["beyond+1"].get_x() == 0.3 and spans["beyond-1"].get_visible()
     left = spans["beyond-1"]
     assert left.get_x() + left.get_width() == pytest.approx(-0.3)
     frame.attrs.pop("first_order_nats")
-    assert not any(a.get_visible() for a in plots.loss_bars(frame).patches if a.get_hatch())
+    assert not any(
+        a.get_visible()
+        for a in plots.delta_bars(frame, name="loss", log=True).patches
+        if a.get_hatch()
+    )

@@ -2,25 +2,22 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.markers import MarkerStyle
 
 from toolkit.plots._figure import (
-    REGIME_COLORS,
-    REGIME_MARKERS,
-    REGION_NAMES,
-    REGION_TINTS,
     axes_of,
     column_words,
     corner_label,
     families,
     finish,
     group_colors,
+    named,
     plain_legend,
-    row_of,
     short,
 )
-from toolkit.plots._palette import SEQUENTIAL, require
+from toolkit.plots._frames import require, row_of
+from toolkit.plots._palette import SEQUENTIAL
+from toolkit.plots._words import REGIMES, regime_of
 
 # each region, and the corner of the axes that carries its name
 _REGIONS = {"ideal": (0.02, 0.98), "both_up": (0.98, 0.98), "both_down": (0.98, 0.02)}
@@ -42,7 +39,8 @@ def entanglement_map(frame, *, picked=None, hue=None, ylim=None, annotate=True, 
             them, between 0.35 and 6. Give it to keep one scale while a control moves. Points
             beyond it are drawn on the edge.
         annotate: write the picked id beside its ring.
-        ax: axes to draw on.
+        ax: axes to draw on; a map that is there already is moved, and keeps its limits unless
+            ``ylim`` is given (``ax.figure.canvas.draw_idle()`` shows it).
 
     Returns:
         The Axes. Its points are one artist with gid ``"pairs"`` that fires pick events;
@@ -59,20 +57,32 @@ def entanglement_map(frame, *, picked=None, hue=None, ylim=None, annotate=True, 
         ...     "d_rejected": [0.05], "band_center": [2.0], "regime": ["both_down"]})
         >>> ax = entanglement_map(frame, picked="a")
     """
-    heights = _heights(frame)
-    row_of(frame, picked)
+    heights, row = _heights(frame), row_of(frame, picked)
     if hue is not None:
         require(frame, hue)
-    if ylim is None:
-        ylim = _fitting_ylim(frame["cosine"].to_numpy(float), heights)
-    elif not 0 < ylim < np.inf:
+    if ylim is not None and not 0 < ylim < np.inf:
         raise ValueError(f"ylim must be a positive number (half-height of the map), got {ylim!r}")
     ax = axes_of(ax, (7.2, 5.4))
+    fresh = "pairs" not in named(ax)
+    if fresh:
+        fitting = _fitting_ylim(frame["cosine"].to_numpy(float), heights)
+        _prepare(ax, fitting if ylim is None else ylim)
+    elif ylim is not None:
+        ax.set_ylim(-ylim, ylim)
+    _move(ax, frame, heights, row, hue, picked if annotate else None)
+    if not fresh:
+        return ax
+    if hue is not None:
+        _hue_key(ax, named(ax)["pairs"], frame[hue])
+    return finish(ax, frame, grid=False)
+
+
+def _prepare(ax, ylim: float) -> None:
+    """Draw what stays, and all that moves without its places."""
     _draw_regions(ax, ylim)
-    points = ax.scatter([], [], edgecolors="white", linewidths=0.5, zorder=4, picker=5)
-    points.set_gid("pairs")
-    ring = ax.scatter([], [], s=190, facecolors="none", edgecolors="black", linewidths=2, zorder=5)
-    ring.set_gid("ring")
+    ax.scatter([], [], edgecolors="white", linewidths=0.5, zorder=4, picker=5, gid="pairs")
+    ax.scatter([], [], s=190, facecolors="none", edgecolors="black", linewidths=2, zorder=5,
+               gid="ring")  # fmt: skip
     box = {"boxstyle": "round,pad=0.25", "fc": "white", "ec": "#555555", "lw": 0.6}
     label = ax.annotate("", (0, 0), (0, 0), textcoords="offset points", bbox=box, zorder=6,
                         parse_math=False, gid="name", fontsize=9, va="center",
@@ -83,38 +93,11 @@ def entanglement_map(frame, *, picked=None, hue=None, ylim=None, annotate=True, 
             bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 2})  # fmt: skip
     ax.set(xlim=(-1.02, 1.02), ylim=(-ylim, ylim), xlabel="cosine of the two gradients")
     ax.set_ylabel("relative pull on chosen\n" r"$\log\,(d_c\Vert g_c\Vert\,/\,d_r\Vert g_r\Vert)$")
-    update_entanglement_map(ax, frame, picked=picked, hue=hue, annotate=annotate)
-    if hue is not None:
-        _hue_key(ax, points, frame[hue])
-    return finish(ax, frame, grid=False)
 
 
-def update_entanglement_map(ax, frame, *, picked=None, hue=None, annotate=True):
-    """Move the points, the ring and the counts of an `entanglement_map`; nothing else is redrawn.
-
-    Args:
-        ax: the Axes that `entanglement_map` returned; its limits stay.
-        frame: as there; its length may differ.
-        picked: as there.
-        hue: as there.
-        annotate: as there.
-
-    Returns:
-        ``ax``. Call ``ax.figure.canvas.draw_idle()`` to show it.
-
-    Raises:
-        ValueError: as there, or when ``ax`` is not an entanglement map.
-
-    Example:
-        >>> import pandas as pd
-        >>> frame = pd.DataFrame({"id": ["a"], "cosine": [0.6], "d_chosen": [0.05],
-        ...     "d_rejected": [0.05], "band_center": [2.0], "regime": ["both_down"]})
-        >>> ax = update_entanglement_map(entanglement_map(frame), frame, picked="a")
-    """
-    artists = {artist.get_gid(): artist for artist in ax.get_children() if artist.get_gid()}
-    if "pairs" not in artists:
-        raise ValueError("ax must be the Axes that entanglement_map returned")
-    heights, row, limit = _heights(frame), row_of(frame, picked), ax.get_ylim()[1]
+def _move(ax, frame, heights, row, hue, name) -> None:
+    """Move the points, the ring and the counts."""
+    artists, limit = named(ax), ax.get_ylim()[1]
     edge = 0.97 * limit
     places = np.column_stack([frame["cosine"].astype(float), np.clip(heights, -edge, edge)])
     places[np.isnan(heights)] = np.nan
@@ -122,13 +105,13 @@ def update_entanglement_map(ax, frame, *, picked=None, hue=None, annotate=True):
     points.set_offsets(places)
     points.set_sizes([60 if len(frame) < 100 else 34 if len(frame) < 1000 else 14])
     _paint(points, frame, hue)
-    _mark(artists, places, row, picked if annotate else None)
+    _mark(artists, places, row, name)
     counts = frame["regime"].where(np.isfinite(heights)).value_counts()
-    for name in _REGIONS:
-        artists[f"label-{name}"].set_text(f"{REGION_NAMES[name]}   {counts.get(name, 0)}")
+    for region in _REGIONS:
+        words = f"{REGIMES[region].region}   {counts.get(region, 0)}"
+        artists[f"label-{region}"].set_text(words)
     note = _left_out(frame, heights, limit, row)
     artists["note"].set(text=note, visible=bool(note))
-    return ax
 
 
 def _heights(frame) -> np.ndarray:
@@ -167,7 +150,7 @@ def _draw_regions(ax, ylim: float) -> None:
         "both_down": ax.fill_between([*cosine, 1.1], -top, [*-bound, 0], **style),
     }
     for name, region in regions.items():
-        region.set(facecolor=REGION_TINTS[name], gid=f"region-{name}")
+        region.set(facecolor=REGIMES[name].tint, gid=f"region-{name}")
         corner_label(ax, name, *_REGIONS[name])
     for sign in (-1, 1):
         ax.plot(cosine, sign * bound, color="#666666", linewidth=1, zorder=1)
@@ -177,13 +160,13 @@ def _draw_regions(ax, ylim: float) -> None:
 
 def _paint(points, frame, hue) -> None:
     """Markers by regime; colours by regime or by the hue column."""
-    styles = {name: MarkerStyle(mark) for name, mark in REGIME_MARKERS.items()}
+    styles = {name: MarkerStyle(regime.marker) for name, regime in REGIMES.items()}
     shapes = {name: m.get_path().transformed(m.get_transform()) for name, m in styles.items()}
     points.set_paths([shapes.get(name, shapes["ideal"]) for name in frame["regime"]])
     if hue is None:
-        points.set_facecolors([REGIME_COLORS.get(name, "#555555") for name in frame["regime"]])
+        points.set_facecolors([regime_of(name).color for name in frame["regime"]])
     elif pd.api.types.is_numeric_dtype(frame[hue]):
-        points.set_cmap(LinearSegmentedColormap.from_list("pet_sequential", SEQUENTIAL[::-1]))
+        points.set_cmap(SEQUENTIAL.reversed())
         points.set_edgecolors("#444444")
         points.set_array(frame[hue].to_numpy(float))
     else:

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from toolkit.plots._figure import SIDE_COLORS, axes_of, finish, short
+from toolkit.plots._figure import axes_of, finish, short
+from toolkit.plots._frames import require
 from toolkit.plots._numbers import number, places_for
-from toolkit.plots._palette import OKABE_ITO, require
+from toolkit.plots._palette import OKABE_ITO, SIDE_COLORS
 
 SIDES = ("chosen", "rejected")
 SOURCES = {

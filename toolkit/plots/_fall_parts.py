@@ -1,13 +1,12 @@
 """The parts of a fall: which tokens of a response fell when, and which training pairs did it."""
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 
 from toolkit.plots._figure import axes_of, drawable, families, finish, short
+from toolkit.plots._frames import one_pair, require
 from toolkit.plots._numbers import number, places_for
-from toolkit.plots._palette import DIVERGING, MISSING, OKABE_ITO, require
-from toolkit.plots._token_html import one_pair
+from toolkit.plots._palette import DIVERGING, OKABE_ITO
 from toolkit.plots._user_text import CONTINUED
 
 
@@ -49,9 +48,8 @@ def fall_by_token(tokens, *, pair_id=None, side="chosen", value="actual_delta", 
     ax = axes_of(ax, (7.2, float(np.clip(1.6 + 0.24 * len(shown), 2.4, 9))))
     sizes = table.abs().stack()
     end = float(sizes.quantile(0.98)) or float(sizes.max()) or 1.0
-    cmap = LinearSegmentedColormap.from_list("pet_diverging", DIVERGING, bad=MISSING)
     edges = (table.columns[0] - 0.5, table.columns[-1] + 0.5, len(shown) - 0.5, -0.5)
-    image = ax.imshow(table.loc[shown], cmap=cmap, vmin=-end, vmax=end, aspect="auto",
+    image = ax.imshow(table.loc[shown], cmap=DIVERGING, vmin=-end, vmax=end, aspect="auto",
                       interpolation="nearest", extent=edges)  # fmt: skip
     places = places_for(sums.abs().max())
     for line, position in enumerate(shown):

@@ -5,47 +5,14 @@ from functools import lru_cache
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 
-from toolkit.plots._palette import OKABE_ITO, caption
+from toolkit.plots._frames import caption
+from toolkit.plots._palette import OKABE_ITO
 from toolkit.plots._user_text import visible_token
+from toolkit.plots._words import REGIMES, along_axis
 
-REGIME_COLORS = {
-    "ideal": OKABE_ITO["green"],
-    "both_down": OKABE_ITO["vermillion"],
-    "both_up": OKABE_ITO["blue"],
-    "reversed": "#555555",
-    "unchanged": "#999999",
-}
-REGIME_MARKERS = {"ideal": "o", "both_down": "v", "both_up": "^", "reversed": "X", "unchanged": "s"}
-REGION_TINTS = {
-    "ideal": "#DDF1EA",
-    "both_down": "#F9E3D5",
-    "both_up": "#D9EAF5",
-    "reversed": "#EEEEEE",
-}
-REGION_NAMES = {
-    "ideal": "ideal: chosen ↑  rejected ↓",
-    "both_down": "both fall",
-    "both_up": "both rise",
-    "reversed": "chosen ↓  rejected ↑",
-}
-SIDE_COLORS = {"chosen": OKABE_ITO["sky"], "rejected": OKABE_ITO["orange"]}
-COLUMN_WORDS = {
-    "ln_ches": "length-normalised CHES (higher: more alike)",
-    "ches": "CHES (higher: more alike)",
-    "neg_edit_distance": "negative edit distance (0: the same text)",
-    "last_hidden_inner": "inner product of the two last states",
-    "predicted_chosen_delta": "predicted change of chosen log-probability, nats",
-    "predicted_rejected_delta": "predicted change of rejected log-probability, nats",
-    "predicted_margin_delta": "predicted change of the margin, nats",
-    "cosine": "cosine of the two gradients",
-    "band_position": "band position (−1 … 1 is ideal)",
-    "chosen_logps": "chosen log-probability, nats",
-    "rejected_logps": "rejected log-probability, nats",
-    "length_difference": "rejected length − chosen length, tokens",
-}
 _FALLBACK_FONTS = (
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -55,6 +22,11 @@ _FALLBACK_FONTS = (
     "Noto Sans Devanagari",
     "Noto Sans Thai",
 )
+_PICKED = "▸ "
+_MOVING = {
+    *("pairs", "ring", "losses", "leaders", "label-ideal", "label-both_up", "label-both_down"),
+    *("chosen", "rejected", "spans", "picked", "name", "title", "caption"),
+}
 
 
 def axes_of(ax, figsize=(6.4, 4.8), layout="constrained"):
@@ -93,6 +65,11 @@ def caption_lines(ax, frame) -> str:
     return "\n".join(textwrap.wrap(text, max(60, int(inches / 0.05))))
 
 
+def named(ax) -> dict:
+    """The artists of the axes that have a name (gid), by it: what a second call moves."""
+    return {artist.get_gid(): artist for artist in ax.get_children() if artist.get_gid()}
+
+
 def families() -> list[str]:
     """The user's font families, then installed fonts for scripts that those lack."""
     installed = set(fontManager.get_font_names())
@@ -120,7 +97,39 @@ def short(text, limit: int = 28) -> str:
 
 def column_words(name) -> str:
     """What a column holds, for a label; never to be read as mathematics."""
-    return COLUMN_WORDS.get(name) or short(str(name).replace("_", " "), 60)
+    return along_axis(name) or short(str(name).replace("_", " "), 60)
+
+
+def marked(name, picked) -> str:
+    """A name for a label, with a sign before it where it is the picked one."""
+    return _PICKED * (name == picked) + short(name, 20)
+
+
+def plain_fonts(words) -> dict:
+    """Fonts for other scripts, only where they are needed: looking for them takes time."""
+    plain = "".join(words).replace(_PICKED, "").isascii()
+    return {} if plain else {"fontfamily": families()}
+
+
+def title_lines(ax, frame, words: str, share: float = 1.0) -> None:
+    """Write what the picture leaves out; first of all, that its numbers are hypothetical."""
+    letters = max(30, int(15.5 * share * ax.get_window_extent().width / ax.figure.dpi))
+    hypothetical = frame.attrs.get("hypothetical", "")
+    lines = textwrap.wrap(f"HYPOTHETICAL: {hypothetical}", letters) if hypothetical else []
+    lines += textwrap.wrap(words, letters, max_lines=4, placeholder=" …")
+    style = {"color": "#8A3C00", "fontweight": "bold"} if hypothetical else {"color": "black"}
+    ax.set_title("\n".join(lines), loc="left", fontsize=8, parse_math=False, gid="title", **style)
+
+
+def moving_parts(ax) -> list:
+    """The artists that a second call of `loss_map` or `delta_bars` changes; all others stay.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> moving_parts(Figure().subplots())
+        []
+    """
+    return [artist for artist in ax.get_children() if artist.get_gid() in _MOVING]
 
 
 def plain_legend(legend) -> None:
@@ -129,21 +138,10 @@ def plain_legend(legend) -> None:
         text.set_parse_math(False)
 
 
-def row_of(frame, picked) -> int | None:
-    """The position of the picked id in the frame."""
-    if picked is None:
-        return None
-    found = np.flatnonzero(frame["id"].to_numpy() == picked)
-    if not len(found):
-        raise ValueError(f"picked={picked!r} is not in the frame's {len(frame)} ids")
-    return int(found[0])
-
-
 def corner_label(ax, regime: str, across: float, up: float):
     """An empty text for a region's name, in a corner and in a dark shade of its colour."""
-    base = REGIME_COLORS[regime]
-    color = to_hex([int(base[k : k + 2], 16) / 255 * 0.65 for k in (1, 3, 5)])
-    box = {"fc": REGION_TINTS[regime], "ec": "none", "alpha": 0.85, "pad": 2}
+    color = 0.65 * np.array(to_rgb(REGIMES[regime].color))
+    box = {"fc": REGIMES[regime].tint, "ec": "none", "alpha": 0.85, "pad": 2}
     return ax.text(across, up, "", transform=ax.transAxes, gid=f"label-{regime}", color=color,
                    ha="left" if across < 0.5 else "right", va="top" if up > 0.5 else "bottom",
                    fontsize=9.5, fontweight="bold", zorder=5, bbox=box)  # fmt: skip

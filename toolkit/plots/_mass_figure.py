@@ -4,7 +4,9 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from toolkit.plots._figure import axes_of, drawable, families, finish
-from toolkit.plots._palette import OKABE_ITO, require
+from toolkit.plots._frames import require
+from toolkit.plots._numbers import number
+from toolkit.plots._palette import OKABE_ITO
 
 WIDEST = 22  # characters of a token's text
 
@@ -47,7 +49,7 @@ def mass_flow(frame, *, position=None, top=8, ax=None):
             bar.set_hatch("////")
     texts = zip(lines, delta, rows["prob_before"], rows["prob_after"], strict=True)
     for line, change, before, after in texts:
-        words = f"{_points(change)}  ({before:.2g} → {after:.2g})"
+        words = f"{number(change, 2, sign=True)}  ({before:.2g} → {after:.2g})"
         ax.text(1.02, line, words, transform=ax.get_yaxis_transform(), va="center", fontsize=8,
                 color="#222222")  # fmt: skip
     ax.axvline(0, color="black", lw=0.8, zorder=4)
@@ -87,7 +89,3 @@ def _named(token, role: str) -> str:
     text = drawable(str(token))
     text = text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
     return f"{text} ({role})" if role else text
-
-
-def _points(change: float) -> str:
-    return f"{change:+.2g}".replace("-", "−")

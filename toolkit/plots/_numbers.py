@@ -41,3 +41,59 @@ def places_for(*values: float) -> int:
     sizes = [abs(value) for value in values if math.isfinite(value) and value]
     least = min(sizes, default=1.0)
     return min(max(1 - math.floor(math.log10(least)), 0), 4)
+
+
+def power_of_thousand(vmax: float) -> int:
+    """The exponent e, a multiple of 3, that makes ``vmax / 10**e`` short to write.
+
+    Example:
+        >>> power_of_thousand(0.5), power_of_thousand(2.4e-5)
+        (0, -6)
+    """
+    return 0 if vmax == 0 or 0.1 <= vmax < 1000 else 3 * math.floor(math.log10(vmax) / 3)
+
+
+def short_number(value: float, vmax: float) -> str:
+    """``value / 10**power_of_thousand(vmax)``, signed, with the digits that ``vmax`` deserves.
+
+    Example:
+        >>> short_number(-1.23e-5, 2.4e-5)
+        '−12.3'
+    """
+    factor = 10.0 ** power_of_thousand(vmax)
+    digits = 2 if vmax / factor < 10 else 1 if vmax / factor < 100 else 0
+    return number(value / factor, sign=True, places=digits)
+
+
+def rounded_down(value: float) -> str:
+    """A positive number with two digits, never more than it is.
+
+    Example:
+        >>> rounded_down(0.000168), rounded_down(0.02)
+        ('0.00016', '0.02')
+    """
+    if not 0 < value < math.inf:
+        return f"{value:g}"
+    power = math.floor(math.log10(value)) - 1
+    return number(float(f"{math.floor(value / 10.0**power * (1 + 1e-12))}e{power}"), 2)
+
+
+def unit_text(vmax: float) -> str:
+    """The ``" ×10⁻⁶"`` that belongs to `short_number`, or nothing.
+
+    Example:
+        >>> unit_text(2.4e-5)
+        ' ×10⁻⁶'
+    """
+    power = power_of_thousand(vmax)
+    return f" ×{power_of_ten(power)}" if power else ""
+
+
+def power_of_ten(power: int) -> str:
+    """``10⁻⁶`` for −6.
+
+    Example:
+        >>> power_of_ten(-6)
+        '10⁻⁶'
+    """
+    return f"10{str(power).translate(_RAISED)}"

@@ -2,18 +2,12 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.ticker import FixedLocator
 
 from toolkit.plots._figure import axes_of, column_words, drawable, families, finish
-from toolkit.plots._palette import (
-    DIVERGING,
-    MISSING,
-    contrast_text,
-    require,
-    short_number,
-    unit_text,
-)
+from toolkit.plots._frames import require
+from toolkit.plots._numbers import short_number, unit_text
+from toolkit.plots._palette import DIVERGING, contrast_text
 from toolkit.plots._user_text import CONTINUED
 
 _MAX_CELLS_WITH_NUMBERS = 16
@@ -64,8 +58,7 @@ def token_heatmap(frame, *, values="cosine", block="cross", vmax=None, cbar=True
     vmax, extend = _limits(matrix, values, vmax)
     wide, high = np.clip(0.4 * np.array([len(columns), len(rows)]), 2.4, 8.0)
     ax = axes_of(ax, (wide + 2.6, high + 1.6), "compressed")
-    cmap = LinearSegmentedColormap.from_list("pet_diverging", DIVERGING, bad=MISSING)
-    image = ax.imshow(matrix, cmap=cmap, vmin=-vmax, vmax=vmax, aspect="equal",
+    image = ax.imshow(matrix, cmap=DIVERGING, vmin=-vmax, vmax=vmax, aspect="equal",
                       interpolation="nearest")  # fmt: skip
     scaled = max(matrix.shape) <= _MAX_CELLS_WITH_NUMBERS
     if scaled:
@@ -122,9 +115,7 @@ def _limits(matrix, values, vmax) -> tuple[float, str]:
 
 def _write_numbers(ax, matrix, image, vmax) -> None:
     for (row, column), value in np.ndenumerate(matrix):
-        color = contrast_text(
-            to_hex(image.cmap(image.norm(value))) if value == value else "#BDBDBD"
-        )
+        color = contrast_text(image.cmap(image.norm(value)))
         text = short_number(value, vmax)
         ax.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
 

@@ -11,18 +11,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-from toolkit.plots._palette import (
-    VALUE_WORDS,
-    caption,
-    color_of,
-    contrast_text,
-    holds,
-    require,
-    short_number,
-    unit_text,
-)
+from toolkit.plots._frames import caption, holds, one_pair, require
+from toolkit.plots._numbers import number, short_number, unit_text
+from toolkit.plots._palette import color_of, contrast_text
 from toolkit.plots._token_cells import Cell, Piece, align_tokens, cells_of
 from toolkit.plots._user_text import NO_MATHS, html_text, visible_token
+from toolkit.plots._words import TOKEN_COLUMNS, Column
 
 # Tripled class names outrank JupyterLab's own rules for tables in an output.
 _STYLE = """<style>
@@ -51,18 +45,6 @@ background:#222;color:#fff;padding:3px 7px;border-radius:3px;font-size:12px;text
 font-size:11px;
 box-shadow:inset 0 0 0 1px #909090}
 </style>"""
-
-
-def one_pair(frame: pd.DataFrame, picked) -> pd.DataFrame:
-    """The rows of the one pair that a strip shows."""
-    ids = list(dict.fromkeys(frame["pair_id"])) if "pair_id" in frame else []
-    if picked is None and len(ids) > 1:
-        raise ValueError(f"frame holds {len(ids)} pairs; say picked=, one of {ids[:10]}")
-    if picked is None:
-        return frame
-    if picked not in ids:
-        raise ValueError(f"picked={picked!r} is not in the frame; its pairs are {ids[:10]}")
-    return frame[frame["pair_id"] == picked]
 
 
 def _vmax(cells: list[Cell], vmax: float | None) -> float:
@@ -198,7 +180,7 @@ def _plain(column: str) -> str:
 def _legend(scale, outlined: bool, clipped: bool) -> str:
     """What the colours mean, in words and numbers."""
     value, vmax = scale
-    words, low, high = VALUE_WORDS.get(value, (_plain(value), "negative", "positive"))
+    column = TOKEN_COLUMNS.get(value) or Column(_plain(value))
     keys = []
     for end in (-1.0, -0.5, 0.0) if value == "logp" else (-1.0, -0.5, 0.0, 0.5, 1.0):
         sign = {-1.0: "≤ ", 1.0: "≥ "}.get(end, "") if clipped else ""
@@ -206,8 +188,8 @@ def _legend(scale, outlined: bool, clipped: bool) -> str:
         keys.append(f'<span class="pet-key" style="{_style(end * vmax, scale)}">{text}</span>')
     note = " · outlined: not in the other response" if outlined else ""
     return (
-        f'<div class="pet-words">{html_text(words)}{unit_text(vmax)}: '
-        f"{html_text(low)} {' '.join(keys)} {html_text(high)}{note}</div>"
+        f'<div class="pet-words">{html_text(column.label)}{unit_text(vmax)}: '
+        f"{html_text(column.low)} {' '.join(keys)} {html_text(column.high)}{note}</div>"
     )
 
 
@@ -273,7 +255,7 @@ def _box(cell: Cell | None, column, side: str, scale) -> str:
 
 
 def _piece_title(piece: Piece, side: str, scale) -> str:
-    exact = "not a number" if math.isnan(piece.value) else f"{piece.value:.6g}".replace("-", "−")
+    exact = "not a number" if math.isnan(piece.value) else number(piece.value, 6)
     return f"{side} {piece.position} · {piece.shown} · {_plain(scale[0])} {exact}"
 
 

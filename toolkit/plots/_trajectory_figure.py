@@ -3,8 +3,10 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from toolkit.plots._figure import SIDE_COLORS, axes_of, finish, plain_legend, short
-from toolkit.plots._palette import OKABE_ITO, require
+from toolkit.plots._figure import axes_of, finish, plain_legend, short
+from toolkit.plots._frames import require
+from toolkit.plots._numbers import number
+from toolkit.plots._palette import OKABE_ITO, SIDE_COLORS
 
 SIDE_MARKS = {"chosen": "o", "rejected": "s"}
 DARK_SIDES = {"chosen": OKABE_ITO["blue"], "rejected": OKABE_ITO["vermillion"]}
@@ -93,7 +95,7 @@ def _sides(ax, rows, who: str) -> None:
                 ls=(0, (3, 2)), zorder=2, label=f"{side}, predicted")  # fmt: skip
         ax.plot(since.index, since["logps"], color=color, lw=2.6, marker=SIDE_MARKS[side], ms=4,
                 mec=DARK_SIDES[side], mew=0.7, zorder=3, label=side)  # fmt: skip
-        starts.append(f"{part['logps'].iloc[0]:.3g}".replace("-", "−"))
+        starts.append(number(part["logps"].iloc[0]))
     ax.axhline(0, color="#666666", lw=0.8, zorder=1)
     ax.set_title(f"{who}   (start: {' and '.join(starts)} nats)", loc="left", fontsize=9.5,
                  parse_math=False)  # fmt: skip
@@ -172,7 +174,7 @@ def predicted_vs_actual(frame, *, ax=None):
     actual = values[:, 1]
     total = np.square(actual - actual.mean()).sum()
     gap = np.square(actual - values[:, 0]).sum()
-    r_squared = f"= {1 - gap / total:.3f}".replace("-", "−") if total else "undefined"
+    r_squared = f"= {number(1 - gap / total, places=3)}" if total else "undefined"
     ax.set_title(f"R² {r_squared}   (n = {len(rows)})", loc="left", fontsize=10)
     ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel="predicted change, nats",
            ylabel="actual change, nats")  # fmt: skip

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from toolkit import plots
 from toolkit.measurement import PairResult
-from toolkit.plots import REGIME_WORDS, html_text, visible_text, visible_token
+from toolkit.plots import REGIMES, html_text, number, visible_text, visible_token
 from toolkit.widgets._dataset_scores import UNMEASURED
 from toolkit.widgets._dataset_state import DatasetState
 from toolkit.widgets.panels.figure import png
@@ -114,9 +114,9 @@ def _regimes(state: DatasetState) -> str:
         return '<div class="pe-quiet">these scores hold no regimes</div>'
     rows = ""
     for name, row in table.iterrows():
-        color = plots.REGIME_COLORS.get(name, "#555555")
+        color = plots.regime_of(name).color
         mark = f'<span class="de-marker" style="color: {color}">{MARKS.get(name, "●")}</span>'
-        meaning = REGIME_WORDS.get(name, "")
+        meaning = REGIMES[name].words if name in REGIMES else ""
         rows += (
             f"<tr><td>{mark} {html_text(str(name).replace('_', ' '))} "
             f'<span class="pe-quiet">{meaning}</span></td>'
@@ -137,7 +137,7 @@ def _confound(state: DatasetState) -> str:
     size = abs(rho)
     share = "little" if size < 0.2 else "part" if size < 0.6 else "<b>most</b>"
     return (
-        f"Length confound: Spearman ρ = <b>{rho:+.2f}</b>".replace("-", "−")
+        f"Length confound: Spearman ρ = <b>{number(rho, sign=True, places=2)}</b>"
         + f" of {by} with rejected − chosen length, which explains {share} of the ranking."
     )
 

@@ -195,7 +195,7 @@ class DatasetView(Events):
         with self.histograms.changing():
             for side in ("x", "y"):
                 cut = text.cut_of(s, side)
-                plots.update_score_histogram(self._axes[side], frame, s.columns[side], cut=cut)
+                plots.score_histogram(frame, s.columns[side], cut=cut, ax=self._axes[side])
                 self._axes[side].set_ylabel("pairs" if side == "x" else "")
                 self._axes[side].xaxis.label.set_fontsize(9)
             self._lay_out_and_draw(self.histograms, lay_out)
@@ -218,9 +218,9 @@ class DatasetView(Events):
 
     def _update_map(self, frame) -> None:
         s = self.state
-        plots.update_score_scatter(
-            self._axes["map"], frame, x=s.columns["x"], y=s.columns["y"], by=s.columns["by"],
-            cut=s.cut, picked=s.pair.id,
+        plots.score_scatter(
+            frame, x=s.columns["x"], y=s.columns["y"], by=s.columns["by"], cut=s.cut,
+            picked=s.pair.id, ax=self._axes["map"],
         )  # fmt: skip
 
     def show_table(self) -> None:

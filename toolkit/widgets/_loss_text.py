@@ -74,7 +74,7 @@ def note(state: LossState, skipped_before: int = 0) -> str:
 def sentence(state: LossState) -> str:
     """What a step of the picked loss does to the picked pair, and why, with the numbers."""
     row = state.row
-    color = plots.REGIME_COLORS.get(str(row["regime"]), "#555555")
+    color = plots.regime_of(row["regime"]).color
     name = html_text(row["loss"])
     rule = f" Ratio of {name}: {html_text(row['ratio_rule'])}." * bool(row["ratio_rule"])
     formula = f" ℓ = {html_text(row['formula'])} ({html_text(row['source'])})." * bool(
@@ -172,7 +172,7 @@ def draw(figure: Figure, state: LossState) -> Figure:
     """Draw the map and the changes side by side."""
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
     plots.loss_map(state.frame, picked=state.loss, ax=left)
-    plots.loss_bars(state.frame, picked=state.loss, ax=right)
+    plots.delta_bars(state.frame, name="loss", log=True, picked=state.loss, ax=right)
     return figure
 
 

@@ -210,7 +210,7 @@ class LossView(Events):
     def _point_at_bars(self, event) -> None:
         frame = self.state.frame
         if event.inaxes is not None and -0.5 <= event.ydata <= len(frame) - 0.5:
-            self.pick_loss(frame["loss"].iloc[plots.loss_order(frame)[round(event.ydata)]])
+            self.pick_loss(frame["loss"].iloc[plots.delta_order(frame)[round(event.ydata)]])
 
     # ----------------------------------------------------------------- showing
 
@@ -251,22 +251,22 @@ class LossView(Events):
             fit = True
             figure.clear()
             self._map_axes = figure.subplots()
-            plots.loss_map(s.frame, picked=s.loss, ax=self._map_axes)
-        plots.update_loss_map(self._map_axes, s.frame, picked=s.loss)
+        plots.loss_map(s.frame, picked=s.loss, ax=self._map_axes)
         if self._lay_out(self.map, fit, self._map_axes):
-            plots.update_loss_map(self._map_axes, s.frame, picked=s.loss)
+            plots.loss_map(s.frame, picked=s.loss, ax=self._map_axes)
             fit = True
         self.map.move(plots.moving_parts(self._map_axes), anew=fit)
 
     def _show_bars(self, fit: bool) -> None:
-        s, figure, limits = self.state, self.bars.figure, plots.loss_limits(self.state.frame)
+        s, figure, limits = self.state, self.bars.figure, plots.delta_limits(self.state.frame)
         if fit or limits[1] > self._limits[1] or len(s.frame) != self._count:
             fit, self._limits, self._count = True, limits, len(s.frame)
             figure.clear()
             self._bars_axes = figure.subplots()
-            plots.loss_bars(s.frame, picked=s.loss, limits=limits, ax=self._bars_axes)
-        else:
-            plots.update_loss_bars(self._bars_axes, s.frame, picked=s.loss)
+        fitted = {"limits": limits} if fit else {}
+        plots.delta_bars(
+            s.frame, name="loss", log=True, picked=s.loss, ax=self._bars_axes, **fitted
+        )
         fit |= self._lay_out(self.bars, fit, self._bars_axes)
         self.bars.move(plots.moving_parts(self._bars_axes), anew=fit)
 
@@ -309,7 +309,7 @@ def _options(name: str, value: float | None) -> list[tuple[str, float | str]]:
     values = {float(v) for v in LADDERS.get(name, OTHERS)} | (
         {value} if value is not None else set()
     )
-    return [(DEFAULT, DEFAULT), *((f"{v:g}".replace("-", "−"), v) for v in sorted(values))]
+    return [(DEFAULT, DEFAULT), *((plots.number(v, 6), v) for v in sorted(values))]
 
 
 def _point_slider(slider: w.SelectionSlider, name: str, value: float | None) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from toolkit import plots
-from toolkit.plots import REGIME_WORDS, html_text, visible_token
+from toolkit.plots import REGIMES, html_text, visible_token
 from toolkit.widgets._trajectory_state import ACTUAL, SINCE, TrajectoryState
 from toolkit.widgets.panels.figure import png
 from toolkit.widgets.words import STYLE, failure, prompt_box, short, signed, token_words
@@ -80,7 +80,7 @@ def progress(state: TrajectoryState, running: bool) -> str:
 def sentence(state: TrajectoryState) -> str:
     """What training has done to the picked probe so far, and what the last step was."""
     rows, (predicted, real), step = state.rows, state.regimes, state.step
-    color = plots.REGIME_COLORS.get(real, "#555555")
+    color = plots.regime_of(real).color
     name = f"<b>probe {html_text(visible_token(state.id))}</b>"
     if step == 0:
         starts = [f"{side} {short(rows.loc[side, 'logps'])}" for side in rows.index]
@@ -251,7 +251,8 @@ def _moved(change: float, loud: bool = False) -> str:
 
 
 def _regime(name: str | None) -> str:
-    return f"<code>{html_text(str(name))}</code> ({REGIME_WORDS.get(name, 'not a number')})"
+    words = REGIMES[name].words if name in REGIMES else "not a number"
+    return f"<code>{html_text(str(name))}</code> ({words})"
 
 
 def _two(changes: pd.Series) -> str:

@@ -284,10 +284,9 @@ class PairExplorer(Explorer):
         with self.map.changing():
             if not changed or "results" in changed:
                 figure.clear()
-                plots.entanglement_map(frame, picked=self.selection, ax=figure.subplots())
+                figure.subplots()
                 figure.set_layout_engine("constrained")
-            else:
-                plots.update_entanglement_map(figure.axes[0], frame, picked=self.selection)
+            plots.entanglement_map(frame, picked=self.selection, ax=figure.axes[0])
             self.map.redraw()
 
     def _map_html(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
@@ -10,9 +9,10 @@ import pandas as pd
 from toolkit.measurement import Measurement, PairResult, PairResults
 from toolkit.plots import (
     NO_MATHS,
-    REGIME_COLORS,
-    REGIME_WORDS,
+    REGIMES,
     html_text,
+    number,
+    regime_of,
     rounded_down,
     visible_text,
     visible_token,
@@ -151,7 +151,7 @@ def pair_table(results: PairResults) -> pd.DataFrame:
 
 def say(regime: object, text: str) -> str:
     """The one sentence that an explorer is about, in the colour of a regime."""
-    color = REGIME_COLORS.get(str(regime), "#555555")
+    color = regime_of(regime).color
     return f'<div class="pe-say" style="border-color: {color}">{text}</div>'
 
 
@@ -178,10 +178,11 @@ def outcome(row: Mapping) -> str:
     known = bool(row["first_order"])
     chosen, rejected = (float(row[f"predicted_{s}_delta"]) for s in ("chosen", "rejected"))
     regime = str(row["regime"])
+    meaning = REGIMES[regime].words if regime in REGIMES else "no first-order change"
     moves = (
         f"<b>{_verb(chosen, True)} the chosen response{_how_far(chosen, known)}</b> and "
         f"{_verb(rejected)} the rejected one{_how_far(rejected, known)}: "
-        f"{REGIME_WORDS.get(regime, 'no first-order change')} (<code>{html_text(regime)}</code>)."
+        f"{meaning} (<code>{html_text(regime)}</code>)."
     )
     if known:
         return f"is predicted to {moves} The margin {_margin(chosen - rejected)}."
@@ -221,12 +222,12 @@ def prompt_box(text: str) -> str:
 
 def short(value: float) -> str:
     """Return a number with three digits."""
-    return "n/a" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
+    return number(value)
 
 
 def signed(value: float) -> str:
     """Return a number with its sign and three digits."""
-    return f"{value:+.3g}".replace("-", "−")
+    return number(value, sign=True)
 
 
 def token_words(labels: Mapping[str, object]) -> list[str]:

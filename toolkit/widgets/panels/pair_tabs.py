@@ -91,9 +91,8 @@ class PairTabs(Tabs):
     def _show_alike(self) -> None:
         one = self._one()
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-        axes = plots.ches_scatter(one.results.frame, ax=figure.subplots())
-        place = [one.row["ln_ches"]], [one.row["predicted_chosen_delta"]]
-        axes.scatter(*place, s=190, facecolors="none", edgecolors="black", lw=2, zorder=5)
+        change, axes = "predicted_chosen_delta", figure.subplots()
+        plots.score_scatter(one.results.frame, y=change, picked=one.pair.id, ax=axes)
         refill(self.alike, row(w.HTML(ranks(one)), image(figure), grid_gap="8px 32px"))
 
 
