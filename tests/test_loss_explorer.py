@@ -157,7 +157,7 @@ def test_hypothetical_numbers_are_labelled_everywhere(explorer):
     assert explorer.shift == (-2.0, 0.0)
     for part in parts():
         assert "hypothetical" in part.lower() and "moved −2, rejected" in part.replace("\n", " ")
-    assert explorer.to_frame().attrs["hypothetical"] == "chosen moved −2, rejected +0 nats"
+    assert explorer.to_frame().attrs["hypothetical"] == "chosen moved −2, rejected 0 nats"
     explorer.reset()
     assert explorer.shift == (0.0, 0.0) and not any("HYPOTH" in part for part in parts())
 
