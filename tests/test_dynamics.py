@@ -30,12 +30,12 @@ from toolkit.dynamics import (
     TrainingRun,
     Trajectory,
     _optimizers,
-    _step,
     _trajectory_files,
     predict_step,
+    responses,
     train,
 )
-from toolkit.entanglement import REGIMES
+from toolkit.entanglement import REGIMES, regimes
 
 SHAPES = list(shapes.CONFIGS)
 SIDES = ("chosen", "rejected")
@@ -267,7 +267,7 @@ def test_how_it_is_cut_into_passes_changes_nothing(monkeypatch):
         return (margin - margin.mean().detach()) ** 2
 
     whole = predict_step(policy, pairs, loss=centred, optimizer="adam", lr=1e-4)
-    monkeypatch.setattr(_step, "CELLS", 1)
+    monkeypatch.setattr(responses, "CELLS", 1)
     parts = predict_step(policy, pairs, loss=centred, optimizer="adam", lr=1e-4)
     for column in ("predicted_delta", "actual_delta", *PARTS[:4]):
         np.testing.assert_allclose(whole[column], parts[column], rtol=1e-7)
@@ -347,7 +347,7 @@ def test_trajectory_holds_what_was_measured():
 
 def test_regimes_follow_the_signs():
     chosen, rejected = np.array([1, -1, 1, -1, 0, np.nan]), np.array([-1, -1, 1, 1, 0, 1])
-    assert list(_step.regimes(chosen, rejected)) == [*REGIMES, None]
+    assert list(regimes(chosen, rejected)) == [*REGIMES, None]
 
 
 def test_stopping_keeps_everything_and_going_on_changes_nothing(monkeypatch):
@@ -356,7 +356,7 @@ def test_stopping_keeps_everything_and_going_on_changes_nothing(monkeypatch):
     options = {"lr": 1e-3, "steps": 5, "batch_size": 2, "seed": 3}
     before = weights_hash(policy.model)
     whole = train(policy, pairs, progress=False, **options)
-    real, calls = _step.directional, []
+    real, calls = responses.directional, []
 
     def interrupted(*args):
         calls.append(1)
@@ -364,7 +364,7 @@ def test_stopping_keeps_everything_and_going_on_changes_nothing(monkeypatch):
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(_step, "directional", interrupted)
+    monkeypatch.setattr(responses, "directional", interrupted)
     run = TrainingRun(policy, pairs, **options)
     with pytest.raises(KeyboardInterrupt):
         list(run)

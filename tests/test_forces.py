@@ -20,7 +20,7 @@ from hand_steps import (
 )
 
 import toolkit as tk
-from toolkit.dynamics import FORCES, TrainingRun, Trajectory, _optimizers, _step, forces, train
+from toolkit.dynamics import FORCES, TrainingRun, Trajectory, _optimizers, forces, responses, train
 
 NAMED = list(FORCES)
 KINDS = ("chosen", "rejected")
@@ -206,13 +206,13 @@ def test_a_side_without_a_learning_signal_has_no_force(name, loss, silent):
     assert (frame[f"own_{other}"] != 0).equals(frame["in_batch"])
 
 
-@pytest.mark.parametrize("cells", [_step.CELLS, 1])
+@pytest.mark.parametrize("cells", [responses.CELLS, 1])
 @pytest.mark.parametrize("name", _optimizers.NAMES)
 def test_forces_leave_the_training_as_it_is_bit_for_bit(monkeypatch, name, cells):
     """Also where the passes are made once more because their graphs do not fit together."""
     if name in ("adamp", "sgdp"):
         pytest.importorskip("pytorch_optimizer")
-    monkeypatch.setattr(_step, "CELLS", cells)
+    monkeypatch.setattr(responses, "CELLS", cells)
     policy, pairs = shapes.policy("qwen2", torch.float32), shapes.ragged_pairs()
     before = weights_hash(policy.model)
     options = {"lr": 1e-3, "steps": 3, "batch_size": 2, "optimizer": name, "weight_decay": DECAY}

@@ -216,9 +216,8 @@ def test_a_verdict_needs_a_frame(frame):
     with pytest.raises(ValueError, match=r"frame must be a DataFrame, received .*tk\.mass"):
         tk.displacement_verdict(frame)
     with pytest.raises(ValueError, match="opposite must be a list of group names, received 5"):
-        tk.displacement_verdict(
-            pd.DataFrame(columns=["pair_id", "position", "role", "group", "delta"]), opposite=5
-        )
+        columns = ["pair_id", "position", "role", "group", "given_group", "delta"]
+        tk.displacement_verdict(pd.DataFrame(columns=columns), opposite=5)
 
 
 def test_a_single_pair_and_any_iterable_are_pairs(policy):

@@ -137,14 +137,8 @@ class Entanglement:
         dtype = s.labels.dtype
         up = _sign(self.chosen_slack, chosen * s.chosen_sq_norm + rejected * most, dtype)
         down = _sign(self.rejected_slack, rejected * s.rejected_sq_norm + chosen * most, dtype)
-        names = np.full(len(self), "ideal", dtype=object)
         # The band's own edge, where one change is zero, belongs outside it.
-        edge = s.inner > 0
-        names[(up < 0) & (down >= 0) | (up == 0) & (down > 0) & edge] = "both_down"
-        names[(up >= 0) & (down < 0) | (up > 0) & (down == 0) & edge] = "both_up"
-        names[(up < 0) & (down < 0)] = "reversed"
-        names[(up == 0) & (down == 0)] = "unchanged"
-        return names
+        return regimes(up, -down, edge=s.inner > 0)
 
     def take(self, index) -> Entanglement:
         """Return the pairs at these positions, in this order."""
@@ -245,6 +239,33 @@ def suggest_lr(chosen_slack: ArrayLike, rejected_slack: ArrayLike) -> float:
         return float(np.finfo(float).tiny)
     power = math.floor(math.log10(rate) + 1e-9)
     return float(f"{max(1, math.floor(rate / 10.0**power + 1e-9))}e{power}")
+
+
+def regimes(
+    chosen: ArrayLike, rejected: ArrayLike, *, edge: ArrayLike | bool = False
+) -> np.ndarray:
+    """Return the regime by the signs of two changes, of any shape; ``None`` where one is NaN.
+
+    Args:
+        chosen: Change of the chosen response.
+        rejected: Change of the rejected one.
+        edge: Where a change of zero counts with the other one (``both_up``, ``both_down``) instead
+            of being as good as ideal.
+
+    Example:
+        >>> regimes([1, -1, 1, -1, 0], [-1, -1, 1, 1, 0]).tolist()
+        ['ideal', 'both_down', 'both_up', 'reversed', 'unchanged']
+        >>> regimes([0, 0], [-1, -1], edge=[True, False]).tolist()
+        ['both_down', 'ideal']
+    """
+    up, over = np.asarray(chosen, float), np.asarray(rejected, float)
+    names, edge = np.full(up.shape, "ideal", dtype=object), np.asarray(edge)
+    names[(up < 0) & (over <= 0) | (up == 0) & (over < 0) & edge] = "both_down"
+    names[(up >= 0) & (over > 0) | (up > 0) & (over == 0) & edge] = "both_up"
+    names[(up < 0) & (over > 0)] = "reversed"
+    names[(up == 0) & (over == 0)] = "unchanged"
+    names[np.isnan(up) | np.isnan(over)] = None
+    return names
 
 
 def _within_reach(chosen_slack: np.ndarray, rejected_slack: np.ndarray) -> np.ndarray:

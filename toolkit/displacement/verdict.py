@@ -67,7 +67,7 @@ def displacement_verdict(
         if (part["role"] == "chosen").any()
     ]
     found = pd.DataFrame(rows)
-    for column in falls:
+    for column in falls if rows else ():
         found[column] = found["pair_id"].map(falls[column])
     return found
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from toolkit.checks import check_seed, flag, positive, whole
-from toolkit.dynamics import _optimizers, _step
+from toolkit.dynamics import _optimizers, batch_gradient, given, responses
 from toolkit.dynamics._interrupts import uninterrupted
 from toolkit.dynamics._lora import trained_policy
 from toolkit.dynamics._trajectory import Divergence, StepRecord, Trajectory
@@ -35,7 +35,7 @@ class Pending:
     before: dict[str, Tensor]
     record: StepRecord
     batch: list[EncodedPair]
-    gradient: _step.Minibatch
+    gradient: batch_gradient.Minibatch
     split: SplitStep | None
 
 
@@ -136,7 +136,7 @@ class TrainingRun:
         self.predict, self.forces = predict, forces
         self.max_grad_norm, self.checkpoint_every = max_grad_norm, checkpoint_every
         self.stopped = False
-        self._pairs, watched, left_out = _step.trained_and_watched(policy, pairs, probes, on_error)
+        self._pairs, watched, left_out = given.trained_and_watched(policy, pairs, probes, on_error)
         self._probes = watched or self._pairs[:WATCHED]
         self._schedule = _schedule(len(self._pairs), batch_size, steps, seed)
         self.policy = trained_policy(policy, in_place, lora, seed)
@@ -145,7 +145,7 @@ class TrainingRun:
         self._watch = Watch(policy, self._probes)
         self._ref = self._references(policy)
         self.settings = {
-            **_step.labels_of(self.policy, params, "weights at the start"),
+            **given.labels_of(self.policy, params, "weights at the start"),
             **recipe.to_attrs(),
             "steps": steps,
             "batch_size": batch_size,
@@ -170,7 +170,7 @@ class TrainingRun:
                 self._advance()
             # An interrupt in here costs nothing: the next call measures the step that was taken.
             record = self._measure()
-        except _step.NotFinite as error:
+        except batch_gradient.NotFinite as error:
             if self._pending is None and not self._records:
                 raise  # no step was taken yet that could be the reason
             self._diverge(error)
@@ -249,14 +249,14 @@ class TrainingRun:
         """Return the reference's log-probabilities of every pair that will be trained on."""
         used = sorted({i for batch in self._schedule for i in batch})
         encoded = [self._pairs[i] for i in used]
-        own = _step.token_logps(policy, encoded) if policy.ref_model is None else []
-        sums = _step.sums_of(_step.ref_token_logps(policy, encoded, own))
+        own = responses.token_logps(policy, encoded) if policy.ref_model is None else []
+        sums = responses.sums_of(responses.ref_token_logps(policy, encoded, own))
         return dict(zip(used, sums.reshape(-1, 2), strict=True))
 
     def _advance(self) -> None:
         at = self._schedule[len(self._records)]
         batch, ref = [self._pairs[i] for i in at], np.concatenate([self._ref[i] for i in at])
-        found = _step.minibatch(
+        found = batch_gradient.minibatch(
             self.policy,
             self._selected,
             batch,
@@ -296,8 +296,8 @@ class TrainingRun:
         step, predicted = self._pending, np.full(len(self._watch.axis), np.nan)
         record = step.record
         if self.predict:
-            move = _step.moved(step.before, self._selected)
-            tokens = _step.directional(self.policy, self._probes, step.before, move)
+            move = responses.moved(step.before, self._selected)
+            tokens = responses.directional(self.policy, self._probes, step.before, move)
             predicted = torch.cat(tokens).double().cpu().numpy()
         forces = []
         if self.forces:
@@ -306,7 +306,7 @@ class TrainingRun:
         keep = self.checkpoint_every and record.step % self.checkpoint_every == 0
         weights = self._kept() if keep or record.step == self.steps else None
         losses = self._probe_losses(looked[0])
-        inside = [any(_step.same_tokens(e, probe) for e in step.batch) for probe in self._probes]
+        inside = responses.among(self._probes, step.batch)
         with uninterrupted():
             self._append(looked, losses)
             self._predicted.append(predicted)
@@ -332,7 +332,8 @@ class TrainingRun:
 
     def _probe_losses(self, logps: np.ndarray) -> np.ndarray:
         sums = self._watch.sums(logps), self._watch.sums(self._watch.ref_logps)
-        found = _step.weigh(self.loss, _step.scores(self._probes, *sums), self.hparams)
+        scores = batch_gradient.scores(self._probes, *sums)
+        found = batch_gradient.weigh(self.loss, scores, self.hparams)
         self.settings.update(loss=found.loss, **found.hparams)
         return found.losses
 

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from toolkit.dynamics import _step
+from toolkit.dynamics import responses
 from toolkit.model import Policy, reference
 from toolkit.model.forward import evaluation, scored_distributions, sequences
 from toolkit.model.tokens import token_texts
@@ -28,7 +28,7 @@ class Watch:
         self.axis = pd.DataFrame(
             {
                 "pair_id": np.array([e.id for e in probes], dtype=object)[at // 2],
-                "side": np.array(_step.SIDES, dtype=object)[at % 2],
+                "side": np.array(responses.SIDES, dtype=object)[at % 2],
                 "position": np.concatenate([np.arange(n) for n in lengths]),
                 "token": [token for text in texts for token in text],
                 "token_id": torch.cat([ids[mask] for ids, mask in rows]).cpu().numpy(),
@@ -57,7 +57,7 @@ class Watch:
 
     def _distributions(self, policy: Policy, model) -> list[tuple[Tensor, Tensor]]:
         with evaluation(model), torch.no_grad():
-            return _step.by_parts(
+            return responses.by_parts(
                 policy, self.probes, lambda rows: scored_distributions(model, rows)
             )
 

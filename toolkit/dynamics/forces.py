@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.dynamics import _step
+from toolkit.dynamics import batch_gradient, responses
 from toolkit.dynamics._step_parts import Factor, StepParts, buffer_of, step_parts
 from toolkit.gradients.products import flat_products
 from toolkit.model import Policy
@@ -78,7 +78,7 @@ class SplitMoments:
         optimizer: torch.optim.Optimizer,
         named: Mapping[str, nn.Parameter],
         before: Values,
-        batch: _step.Minibatch,
+        batch: batch_gradient.Minibatch,
     ) -> SplitStep | None:
         """Return the split of the step that was just taken, ``None`` if it is not known.
 
@@ -133,7 +133,7 @@ def forces_on(
     policy: Policy,
     probes: Sequence[EncodedPair],
     batch: Sequence[EncodedPair],
-    gradient: _step.Minibatch,
+    gradient: batch_gradient.Minibatch,
     step: SplitStep | None,
 ) -> np.ndarray:
     """Return the forces of one step on each response in nats, ``[2·probes, len(FORCES)]``.
@@ -159,7 +159,7 @@ def forces_on(
                     for n, m in step.moves.items())  # fmt: skip
         moved.update(zip(step.names, np.asarray(along).T, strict=True))
         # The same pair can be in the minibatch twice: both pull.
-        at = [i for i, pair in enumerate(batch) if _step.same_tokens(pair, probe)]
+        at = [i for i, pair in enumerate(batch) if responses.same_tokens(pair, probe)]
         own = np.zeros((2, 2))
         if len(at) == len(batch):
             own = np.stack([np.broadcast_to(moved[name], 2) for name in MOVES[:2]], axis=1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.checks import positive
-from toolkit.dynamics import _optimizers, _step
+from toolkit.dynamics import _optimizers, batch_gradient, given, responses
 from toolkit.dynamics.forces import FORCES, SplitMoments, SplitStep, forces_on, unexplained
 from toolkit.losses import check_loss
 from toolkit.model import Params, Policy
@@ -93,20 +93,20 @@ def predict_step(
     """
     positive("max_grad_norm", max_grad_norm, optional=True)
     check_loss(loss, hparams)
-    encoded, watched, left_out = _step.trained_and_watched(policy, pairs, probes, on_error)
+    encoded, watched, left_out = given.trained_and_watched(policy, pairs, probes, on_error)
     watched = watched or encoded
     recipe = _optimizers.Recipe(optimizer, lr, weight_decay, optimizer_options, state)
     selected = recipe.moved(policy.parameters_in(params))
-    own = _step.token_logps(policy, encoded)
-    ref = _step.sums_of(_step.ref_token_logps(policy, encoded, own))
-    batch = _step.minibatch(
+    own = responses.token_logps(policy, encoded)
+    ref = responses.sums_of(responses.ref_token_logps(policy, encoded, own))
+    batch = batch_gradient.minibatch(
         policy, selected, encoded, ref, loss, hparams, max_grad_norm, split=True
     )
     before = {name: p.detach() for name, p in selected.items()}
     after, step = _taken(selected, before, batch, recipe)
     forces = forces_on(policy, watched, encoded, batch, step)
     frame = _frame(policy, encoded, watched, before, after, forces)
-    frame.attrs.update(_step.labels_of(policy, params, "weights before the step"))
+    frame.attrs.update(given.labels_of(policy, params, "weights before the step"))
     frame.attrs.update(loss=batch.weights.loss, **batch.weights.hparams, **recipe.to_attrs())
     frame.attrs.update(
         skipped=left_out,
@@ -123,7 +123,7 @@ def predict_step(
 def _taken(
     selected: Mapping[str, nn.Parameter],
     before: Mapping[str, Tensor],
-    batch: _step.Minibatch,
+    batch: batch_gradient.Minibatch,
     recipe: _optimizers.Recipe,
 ) -> tuple[dict[str, Tensor], SplitStep | None]:
     """Let the optimiser step on clones of the parameters; return their values and the split."""
@@ -136,15 +136,14 @@ def _taken(
 
 
 def _frame(policy: Policy, encoded, watched, before, after, forces: np.ndarray) -> pd.DataFrame:
-    logps, moved = (
-        _step.sums_of(_step.token_logps(policy, watched, values)) for values in (before, after)
-    )
-    move = _step.moved(before, after)
-    predicted = _step.sums_of(_step.directional(policy, watched, before, move))
-    inside = [any(_step.same_tokens(e, probe) for e in encoded) for probe in watched]
+    tokens = [responses.token_logps(policy, watched, values) for values in (before, after)]
+    logps, moved = map(responses.sums_of, tokens)
+    move = responses.moved(before, after)
+    predicted = responses.sums_of(responses.directional(policy, watched, before, move))
+    inside = responses.among(watched, encoded)
     columns = {
         "pair_id": np.repeat([probe.id for probe in watched], 2),
-        "side": np.tile(_step.SIDES, len(watched)),
+        "side": np.tile(responses.SIDES, len(watched)),
         "logps": logps,
         "actual_delta": moved - logps,
         "predicted_delta": predicted,
