@@ -101,6 +101,7 @@ OPTIONS = [
     (["train", "TrainingRun", "TrajectoryExplorer"], "steps", SIZES),
     (["train", "TrainingRun"], "seed", [-1, "0", 0.5, HUGE]),
     (["train", "TrainingRun"], "in_place", [None, "yes"]),
+    (["train", "TrainingRun"], "forces", [None, "yes", 1]),
     (["train", "TrainingRun"], "checkpoint_every", SIZES),
     (STEPS, "optimizer", ["adagrad", None, 3]),
     (STEPS, "weight_decay", [-1, "0", float("nan"), HUGE]),
