@@ -73,7 +73,7 @@ class Trajectory:
     their changes are in nats, float64.
 
     Attributes:
-        axis: One row a watched token: ``pair_id, side, position, token, row`` (row = 2·probe, +1
+        axis: One row per watched token: ``pair_id, side, position, token, row`` (row = 2·probe, +1
             for the rejected side).
         logps: log π of each token at each step, ``[T + 1, n]``.
         predicted: ``⟨∇log π_t, Δθ⟩`` of each token in each step, ``[T, n]``; NaN if not asked for.
@@ -82,7 +82,7 @@ class Trajectory:
         kl: KL(π‖π_ref) over the whole vocabulary, mean over the scored positions of both
             responses, nats, ``[T + 1, P]``.
         in_batch: Whether each probe was in the minibatch of each step, ``[T, P]``.
-        steps: One row a step: ``step, loss, grad_norm, clip_factor, batch_ids``.
+        steps: One row per step: ``step, loss, grad_norm, clip_factor, batch_ids``.
         settings: Labels and settings, as in the frames' ``attrs``.
         checkpoints: Kept weights by step: the parameters that are trained, on the CPU.
         stopped: Whether the run was stopped before its last step.
@@ -129,7 +129,7 @@ class Trajectory:
         return skipped_frame(self.settings.get("skipped", []))
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a step, probe and side; step 0 is the start and has no changes.
+        """Return one row per step, probe and side; step 0 is the start and has no changes.
 
         Returns:
             Columns ``step, pair_id, side, logps, drawdown`` (largest fall so far from an earlier
@@ -232,7 +232,7 @@ class Trajectory:
         return self._labelled(pd.DataFrame(columns))
 
     def steps_frame(self) -> pd.DataFrame:
-        """Return one row a step.
+        """Return one row per step.
 
         Returns:
             Columns ``step, loss`` (of the minibatch, before the step), ``grad_norm`` (before
@@ -248,7 +248,7 @@ class Trajectory:
         return self._labelled(frame)
 
     def tokens(self, step: int) -> pd.DataFrame:
-        """Return one row a watched token after a step.
+        """Return one row per watched token after a step.
 
         Returns:
             Columns ``pair_id, side, position, token, logp, predicted_delta, actual_delta`` (NaN

@@ -208,7 +208,7 @@ class _Graph:
         return outputs + (self.cuts[level + 1 : level + 2] if move else [])
 
     def backward(self, level: int, on: list[Tensor], grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Carry gradients ``[tokens, T, d]`` from a cut, one token a row, to tensors below it."""
+        """Carry gradients ``[tokens, T, d]`` from a cut, one token per row, to tensors below it."""
         cut = self.cuts[level]
         seeds = cut.new_zeros(cut.shape)
         seeds[: len(grads)] = grads[:, : cut.shape[1]]

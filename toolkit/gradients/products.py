@@ -9,7 +9,7 @@ CHUNK = 1 << 22  # entries turned to float64 at once
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return ⟨a, b⟩: short float32 dots (one a row), summed in float64."""
+    """Return ⟨a, b⟩: short float32 dots (one per row), summed in float64."""
     width = a.shape[-1] if a.dim() > 1 else len(a)
     if width <= 1 << 12:
         rows = torch.linalg.vecdot(a.reshape(-1, width), b.reshape(-1, width))
