@@ -159,3 +159,17 @@ def test_the_parts_of_the_ranking_are_fifths_of_128_pairs():
         ids = [set(part["id"]) for part in parts.values()]
         assert [len(part) for part in ids] == [128] * 5
         assert len(set().union(*ids)) == 640
+
+
+def test_the_shipped_runs_are_of_the_plan_and_none_is_there_twice():
+    """Files of an older plan would be read as results of this one."""
+    ranking = pd.read_csv(run_on_policy.RANKING)
+    refusals = pd.read_csv(run_on_policy.REFUSALS)
+    assert set(ranking["quantile"]) == set(run_on_policy.QUANTILES)
+    assert set(ranking["step"]) == set(run_on_policy.RANKING_STEPS)
+    assert set(ranking["lr"]) <= set(run_on_policy.RANKING_RATES)
+    assert (ranking["pairs"] == run_on_policy.WINDOW).all()
+    assert set(refusals["step"]) == {0, *run_on_policy.REFUSAL_STEPS}
+    runs = ["group", "lr", "seed", "quantile", "step"]
+    assert not ranking.duplicated(runs).any()
+    assert not refusals.duplicated(["seed", "condition", "step"]).any()
