@@ -1,6 +1,7 @@
 """What tests of explorers share: hostile pairs, and the parts of an explorer by their CSS class."""
 
 import numpy as np
+from ipywidgets import HTML
 from itables.widget import ITable
 from matplotlib.backend_bases import MouseEvent
 
@@ -39,11 +40,9 @@ def table(explorer):
 
 
 def texts(explorer) -> list[str]:
-    """Return all text that an explorer shows, and its still copy."""
-    values = [getattr(w, "value", None) for w in every(explorer.widget)]
-    style = "<style>"
-    shown = [v for v in values if isinstance(v, str) and not v.startswith(style)]
-    return [*shown, explorer.to_html()]
+    """Return all HTML that an explorer shows, and its still copy."""
+    shown = [w.value for w in every(explorer.widget) if isinstance(w, HTML)]
+    return [*(text for text in shown if not text.startswith("<style>")), explorer.to_html()]
 
 
 def artist(axes, gid: str):

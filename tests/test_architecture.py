@@ -33,6 +33,8 @@ MAY_IMPORT = {
     "averaging": {"model"},
     "scoring": {"entanglement", "similarity"},
     "measurement": {"entanglement", "similarity", "attribution"},
+    "loss_comparison": {"measurement"},
+    "dataset": {"scoring", "measurement"},
     "plots": set(),
 }
 # These stand above every module of the table.

@@ -25,11 +25,11 @@ def use_pairs(explorer):
 
 
 def use_dataset(explorer):
-    for place, pair in enumerate(explorer._state.pairs):
+    for place, pair in enumerate(explorer.choice.pairs):
         explorer.selection = pair.id
-        explorer._view._tabs.widget.selected_index = place
-    explorer._state.details = lambda: (_ for _ in ()).throw(ValueError("cannot be scored"))
-    explorer.selection = explorer._state.pairs[0].id  # its text stands where the tabs were
+        explorer._tabs.widget.selected_index = place
+    explorer.choice.details = lambda: (_ for _ in ()).throw(ValueError("cannot be scored"))
+    explorer.selection = explorer.choice.pairs[0].id  # its text stands where the tabs were
 
 
 def use_losses(explorer):

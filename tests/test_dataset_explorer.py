@@ -7,13 +7,17 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import traitlets
+from explorers import HOSTILE, part, table, texts
+from explorers import artist as find_artist
 from matplotlib.backend_bases import KeyEvent, MouseEvent
 
 import toolkit as tk
 from toolkit import scoring
-from toolkit.widgets import _dataset_scores, _dataset_state, dataset_explorer
+from toolkit.dataset import choice
+from toolkit.dataset import scores as dataset_scores
+from toolkit.widgets import dataset_explorer
 
-HOSTILE = "<img src=x onerror=\"alert('a')\"><script>alert('b')</script>"
 TOO_LONG = "too <b>long"
 
 
@@ -77,21 +81,24 @@ def wide(policy, many):
     shown.close()
 
 
-def view(explorer):
-    return explorer._view
+def axes(explorer, name="map"):
+    """Return the axes of the scatter, or of the histogram of a column."""
+    if name == "map":
+        return explorer.map.figure.axes[0]
+    return explorer.histograms.figure.axes["xy".index(name)]
 
 
-def artist(explorer, gid, axes="map"):
-    return next(a for a in view(explorer)._axes[axes].get_children() if a.get_gid() == gid)
+def artist(explorer, gid, name="map"):
+    return find_artist(axes(explorer, name), gid)
 
 
 def pixel(explorer, id):
-    place = explorer._state.places()[explorer._state.place_of(id)]
-    return view(explorer)._axes["map"].transData.transform(place)
+    place = explorer.choice.places()[explorer.choice.place_of(id)]
+    return axes(explorer).transData.transform(place)
 
 
 def drag(explorer, start, end):
-    canvas = view(explorer).map.figure.canvas
+    canvas = explorer.map.figure.canvas
     steps = [("button_press_event", start), ("motion_notify_event", end),
              ("button_release_event", end)]  # fmt: skip
     for name, (x, y) in steps:
@@ -111,32 +118,32 @@ def test_counts_mask_and_cut_are_those_of_filter_pairs(wide, many, by, keep):
     wide.by, wide.keep = by, keep
     expected = scoring.filter_pairs(pairs, frame, by=by, keep=keep)
     ids = [pair.id for pair in expected]
-    shown, counts = wide.to_frame(), wide._state.counts()
+    shown, counts = wide.to_frame(), wide.choice.counts()
     assert [pair.id for pair in wide.kept()] == ids == shown.loc[shown["kept"], "id"].tolist()
     unscored = int(frame[by].isna().sum())
     assert counts == {
         "kept": len(ids), "dropped": len(pairs) - len(ids) - unscored, "unscored": unscored,
     }  # fmt: skip
-    assert wide._state.cut == frame.set_index("id").loc[ids, by].max()
-    regimes = wide._state.regimes()
+    assert wide.choice.cut == frame.set_index("id").loc[ids, by].max()
+    regimes = wide.choice.regimes()
     assert regimes["kept"].sum() == len(ids) and regimes["all"].sum() == len(pairs)
 
 
 def test_slider_dropdown_and_python_move_each_other(wide):
-    view(wide)._keep.value = 25.0
+    part(wide, "de-keep").value = 25.0
     assert wide.keep == 0.25
-    assert f"kept {len(wide.kept()):,}</b>" in view(wide)._ranking.value
+    assert f"kept {len(wide.kept()):,}</b>" in part(wide, "de-ranking").value
     wide.keep = 0.001  # below the slider's range, which gives way
-    assert view(wide)._keep.value == pytest.approx(0.1)
-    view(wide)._columns["by"].value = "length_difference"
+    assert part(wide, "de-keep").value == pytest.approx(0.1)
+    part(wide, "de-by").value = "length_difference"
     assert wide.by == "length_difference"
     wide.x = "cosine"
-    assert view(wide)._columns["x"].value == "cosine"
+    assert part(wide, "de-x").value == "cosine"
 
 
 def test_cut_is_drawn_where_the_filter_ranks(wide):
     wide.keep = 0.4
-    cut = wide._state.cut
+    cut = wide.choice.cut
     for axes in ("map", "x"):
         line = artist(wide, "cut-x", axes)
         assert line.get_visible() and line.get_xdata()[0] == cut
@@ -160,11 +167,11 @@ def test_points_are_grouped_as_the_filter_has_them(wide):
 
 def test_length_confound_is_that_of_scoring(wide, many):
     rho = scoring.length_confound(wide.to_frame(), "ln_ches")
-    assert f"{rho:+.2f}".replace("-", "−") in view(wide)._ranking.value
+    assert f"{rho:+.2f}".replace("-", "−") in part(wide, "de-ranking").value
     wide.by = "length_difference"
     assert (
-        "+1.00" in view(wide)._ranking.value
-        and "<b>most</b> of the ranking" in view(wide)._ranking.value
+        "+1.00" in part(wide, "de-ranking").value
+        and "<b>most</b> of the ranking" in part(wide, "de-ranking").value
     )
 
 
@@ -172,16 +179,16 @@ def test_length_confound_is_that_of_scoring(wide, many):
 
 
 def shown_everywhere(explorer, id):
-    index, v = explorer._state.place_of(id), view(explorer)
+    index = explorer.choice.place_of(id)
     ring = np.ravel(artist(explorer, "picked").get_data())
     return (
         explorer.selection == id
-        and v._choose.value == index + 1
-        and v.table._table.selected_rows == [index]
-        and np.allclose(ring, explorer._state.places()[index])
-        and f"pair {html.escape(id)}" in v._say.value
-        and html.escape(explorer.pair.prompt_text[:40]) in v._prompt.value
-        and f"pair {html.escape(id)}" in v._numbers.value
+        and part(explorer, "pe-choose").value == index + 1
+        and table(explorer).selected_rows == [index]
+        and np.allclose(ring, explorer.choice.places()[index])
+        and f"pair {html.escape(id)}" in part(explorer, "pe-status").value
+        and html.escape(explorer.pair.prompt_text[:40]) in part(explorer, "pe-prompt").value
+        and f"pair {html.escape(id)}" in part(explorer, "pe-numbers").value
     )
 
 
@@ -191,24 +198,24 @@ def click(explorer, id):
 
 
 PICKS = {
-    "table": lambda e, i, id: setattr(view(e).table._table, "selected_rows", [i]),
-    "number": lambda e, i, id: setattr(view(e)._choose, "value", i + 1),
+    "table": lambda e, i, id: setattr(table(e), "selected_rows", [i]),
+    "number": lambda e, i, id: setattr(part(e, "pe-choose"), "value", i + 1),
     "python": lambda e, i, id: setattr(e, "selection", id),
-    "next": lambda e, i, id: [view(e)._steps[1].click() for _ in range(i)],
+    "next": lambda e, i, id: [part(e, "de-next").click() for _ in range(i)],
     "click": lambda e, i, id: click(e, id),
 }
 
 
 @pytest.mark.parametrize("how", PICKS)
 def test_a_pick_anywhere_is_shown_everywhere(explorer, how):
-    ids = explorer._state.ids
+    ids = explorer.choice.ids
     assert shown_everywhere(explorer, ids[0])
     PICKS[how](explorer, 3, ids[3])
     assert shown_everywhere(explorer, ids[3])
 
 
 def test_arrow_keys_walk_along_the_axes(wide):
-    canvas = view(wide).map.figure.canvas
+    canvas = wide.map.figure.canvas
     frame = wide.to_frame()
     frame = frame[np.isfinite(frame[["ln_ches", "cosine"]]).all(axis=1)]
     for key, column in (("right", "ln_ches"), ("up", "cosine")):
@@ -227,11 +234,11 @@ def test_box_selects_what_the_frame_says(wide):
     assert wide.select_box((1, -1), (-0.5, 0.25)) == frame.loc[inside, "id"].tolist()
     assert wide.to_frame()["selected"].sum() == inside.sum() > 5
     assert len(artist(wide, "selected").get_xdata()) == inside.sum()
-    assert f"selected {inside.sum()}" in view(wide)._ranking.value
+    assert f"selected {inside.sum()}" in part(wide, "de-ranking").value
 
 
 def test_dragged_box_selects_and_a_click_keeps_it(wide):
-    transform = view(wide)._axes["map"].transData.transform
+    transform = axes(wide).transData.transform
     drag(wide, transform((-1, -0.5)), transform((1, 0.25)))
     selected = wide.selected_ids
     frame = wide.to_frame().set_index("id").loc[selected]
@@ -240,12 +247,12 @@ def test_dragged_box_selects_and_a_click_keeps_it(wide):
     picked = wide.selection
     click(wide, selected[-1])
     assert wide.selected_ids == selected and wide.selection != picked
-    view(wide).pointer.clear.click()
+    wide.pointer.clear.click()
     assert wide.selected_ids == []
 
 
 def test_outline_selects_what_is_inside(wide):
-    wide._state.select_outline([(-9, -0.2), (9, -0.2), (9, 0.2), (-9, 0.2)])
+    wide.select_outline([(-9, -0.2), (9, -0.2), (9, 0.2), (-9, 0.2)])
     frame = wide.to_frame()
     assert frame.loc[frame["selected"], "cosine"].abs().max() <= 0.2
     drawn = np.isfinite(frame["ln_ches"])
@@ -254,24 +261,37 @@ def test_outline_selects_what_is_inside(wide):
 
 def test_table_shows_the_chosen_part_and_names_its_rows(wide):
     wide.selected_ids = ["p9", "p4"]
-    view(wide)._part.value = "selected"
-    table = view(wide).table
-    assert table._table.df["id"].tolist() == ["p4", "p9"]
-    table._table.selected_rows = [1]
+    part(wide, "de-part").value = "selected"
+    shown = table(wide)
+    assert shown.df["id"].tolist() == ["p4", "p9"]
+    shown.selected_rows = [1]
     assert wide.selection == "p9"
-    view(wide).pointer.clear.click()
-    assert len(table._table.df) == 0 and table._table.selected_rows == []
-    view(wide)._part.value = "unscored"
-    assert len(table._table.df) == len(wide.unscored)
-    view(wide)._part.value = "kept"
+    wide.pointer.clear.click()
+    assert len(shown.df) == 0 and shown.selected_rows == []
+    part(wide, "de-part").value = "unscored"
+    assert len(shown.df) == len(wide.unscored)
+    part(wide, "de-part").value = "kept"
     wide.keep = 0.1
-    assert table._table.df["id"].tolist() == [pair.id for pair in wide.kept()]
+    assert shown.df["id"].tolist() == [pair.id for pair in wide.kept()]
+
+
+def test_what_is_chosen_is_linked(wide, policy, many):
+    other = tk.DatasetExplorer(policy, many[0], scores=many[1], live=False)
+    for name in ("selection", "selected_ids", "keep", "by"):
+        traitlets.link((wide, name), (other, name))
+    drag(wide, *axes(wide).transData.transform([(-1, -0.5), (1, 0.25)]))
+    part(other, "de-keep").value = 20.0
+    part(other, "de-by").value = "cosine"
+    assert other.selected_ids == wide.selected_ids and len(wide.selected_ids) > 5
+    assert wide.keep == 0.2 and wide.kept() == other.kept()
+    assert part(wide, "de-ranking").value == part(other, "de-ranking").value
+    other.close()
 
 
 def test_explore_opens_the_selected_pairs(explorer):
     assert explorer.explore().to_frame()["id"].tolist() == [explorer.selection]
-    explorer.selected_ids = explorer._state.ids[2:4]
-    assert explorer.explore(lr=1e-4).to_frame()["id"].tolist() == explorer._state.ids[2:4]
+    explorer.selected_ids = explorer.choice.ids[2:4]
+    assert explorer.explore(lr=1e-4).to_frame()["id"].tolist() == explorer.choice.ids[2:4]
 
 
 # ----------------------------------------------------------------- rows without scores
@@ -281,15 +301,15 @@ def test_pair_without_a_score_is_named_never_kept_and_can_be_looked_at(explorer)
     explorer.keep = 1.0
     assert TOO_LONG not in [pair.id for pair in explorer.kept()]
     assert explorer.unscored["id"].tolist() == [TOO_LONG]
-    assert "1 of 16 pairs without ln_ches" in view(explorer)._note.value
-    assert "too &lt;b&gt;long" in view(explorer)._note.value
+    assert "1 of 16 pairs without ln_ches" in part(explorer, "pe-note").value
+    assert "too &lt;b&gt;long" in part(explorer, "pe-note").value
     assert TOO_LONG in explorer.to_frame()["id"].tolist()
-    assert len(view(explorer).table._table.df) == 16
+    assert len(table(explorer).df) == 16
     explorer.selection = TOO_LONG
-    assert "cannot be scored" in view(explorer)._say.value
+    assert "cannot be scored" in part(explorer, "pe-status").value
     assert not len(artist(explorer, "picked").get_xdata())
-    explorer.selection = explorer._state.ids[0]
-    assert shown_everywhere(explorer, explorer._state.ids[0])
+    explorer.selection = explorer.choice.ids[0]
+    assert shown_everywhere(explorer, explorer.choice.ids[0])
 
 
 def test_notes_count_what_is_not_drawn(wide):
@@ -322,7 +342,7 @@ def test_scores_are_read_from_a_file_or_measured(policy, pairs, scores, tmp_path
 
 
 def test_interrupted_measuring_keeps_what_is_done(policy, pairs, monkeypatch):
-    real, calls = _dataset_scores.score_pairs, []
+    real, calls = dataset_scores.score_pairs, []
 
     def interrupted(policy, pairs, **options):
         calls.append(len(pairs))
@@ -331,12 +351,12 @@ def test_interrupted_measuring_keeps_what_is_done(policy, pairs, monkeypatch):
             raise KeyboardInterrupt
         return real(policy, pairs, **options | {"resume": False})
 
-    monkeypatch.setattr(_dataset_scores, "score_pairs", interrupted)
+    monkeypatch.setattr(dataset_scores, "score_pairs", interrupted)
     explorer = tk.DatasetExplorer(policy, pairs)
     assert explorer.to_frame()["ln_ches"].notna().sum() == 6
-    assert "6 of 16 pairs measured" in view(explorer)._note.value
+    assert "6 of 16 pairs measured" in part(explorer, "pe-note").value
     assert explorer.measure().to_frame()["ln_ches"].notna().sum() == 15
-    assert "measured" not in view(explorer)._note.value
+    assert "measured" not in part(explorer, "pe-note").value
 
 
 # ----------------------------------------------------------------- export
@@ -355,7 +375,7 @@ def test_export_is_read_back_by_load_pairs(explorer, tmp_path, format):
 
 
 def test_export_button_says_what_it_wrote_or_why_not(explorer, tmp_path):
-    export = view(explorer).exporter
+    export = explorer.exporter
     export.format.value = "parquet"
     assert export.path.value == "kept.parquet"
     export.which.value = "selected"
@@ -377,23 +397,21 @@ def test_export_button_says_what_it_wrote_or_why_not(explorer, tmp_path):
 
 def test_text_from_data_is_never_html(explorer):
     explorer.selection = "<i>h</i>"
-    v = view(explorer)
-    parts = [v._say, v._prompt, v._strips, v._numbers, v._header, v._note, v._ranking]
-    for shown in [*(part.value for part in parts), explorer.to_html()]:
+    for shown in texts(explorer):
         assert "<script" not in shown and "<img src=x" not in shown and "<i>h" not in shown
-    data = v.table._table._dt_args["data_json"]
+    data = table(explorer)._dt_args["data_json"]
     assert "<" not in data and "&lt;script&gt;" in data
 
 
 def test_hostile_column_names_are_text(policy, many):
     frame = many[1].rename(columns={"cosine": "<b>$x_{$"})
     explorer = tk.DatasetExplorer(policy, many[0], scores=frame, y="<b>$x_{$", by="<b>$x_{$")
-    assert "<b>$x" not in view(explorer)._ranking.value + view(explorer)._note.value
+    assert "<b>$x" not in part(explorer, "de-ranking").value + part(explorer, "pe-note").value
     assert explorer.figure()._repr_png_().startswith(b"\x89PNG")
 
 
 def test_still_copy_holds_the_counts_and_the_pair(explorer):
-    explorer.keep, explorer.selection = 0.4, explorer._state.ids[2]
+    explorer.keep, explorer.selection = 0.4, explorer.choice.ids[2]
     still, row = explorer.to_html(), explorer.to_frame().iloc[2]
     kept = re.search(r"kept (\d+)</b> of (\d+) scored", still)
     assert (int(kept[1]), int(kept[2])) == (len(explorer.kept()), 15)
@@ -406,11 +424,11 @@ def test_still_copy_holds_the_counts_and_the_pair(explorer):
 
 def test_without_ipympl_the_figures_are_pictures(policy, many):
     explorer = tk.DatasetExplorer(policy, many[0], scores=many[1], live=False)
-    before = bytes(view(explorer).map.widget.value), bytes(view(explorer).histograms.widget.value)
+    before = bytes(explorer.map.widget.value), bytes(explorer.histograms.widget.value)
     explorer.keep = 0.1
-    after = bytes(view(explorer).map.widget.value), bytes(view(explorer).histograms.widget.value)
+    after = bytes(explorer.map.widget.value), bytes(explorer.histograms.widget.value)
     assert all(a != b and b.startswith(b"\x89PNG") for a, b in zip(before, after, strict=True))
-    assert not view(explorer).pointer.widget.children
+    assert not explorer.pointer.widget.children
 
 
 def test_figure_needs_no_screen(wide):
@@ -423,10 +441,10 @@ def test_ten_thousand_rows(policy):
     pairs, frame = synthetic(10_000)
     long = [tk.PreferencePair(p.id, p.prompt * 200, p.chosen, p.rejected) for p in pairs]
     explorer = tk.DatasetExplorer(policy, long, scores=frame)
-    assert len(view(explorer).table._table._dt_args["data_json"]) < 3_000_000
-    assert len(view(explorer)._axes["map"].get_children()) < 60
+    assert len(table(explorer)._dt_args["data_json"]) < 3_000_000
+    assert len(axes(explorer).get_children()) < 60
     explorer.keep = 0.05
-    assert len(explorer.kept()) == explorer._state.counts()["kept"]
+    assert len(explorer.kept()) == explorer.choice.counts()["kept"]
 
 
 # ----------------------------------------------------------------- bad input
@@ -475,13 +493,13 @@ def test_bad_settings_change_nothing(wide):
 
 
 def test_failing_callback_is_told(wide, monkeypatch):
-    monkeypatch.setattr(view(wide), "show_pair", lambda: 1 / 0)
+    monkeypatch.setattr(wide.panels["map"], "draw", lambda changed: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        view(wide)._choose.value = 5
-    assert "ZeroDivisionError" in view(wide)._note.value
+        part(wide, "pe-choose").value = 5
+    assert "ZeroDivisionError" in part(wide, "pe-note").value
 
 
-@pytest.mark.parametrize("module", [dataset_explorer, _dataset_state])
+@pytest.mark.parametrize("module", [dataset_explorer, choice])
 def test_examples_run(module):
     assert doctest.testmod(module).failed == 0
 
@@ -520,9 +538,9 @@ def test_what_is_refused_is_refused_before_anything_is_measured(
     policy, pairs, monkeypatch, options, words
 ):
     measured = []
-    real = _dataset_scores.score_pairs
+    real = dataset_scores.score_pairs
     monkeypatch.setattr(
-        _dataset_scores,
+        dataset_scores,
         "score_pairs",
         lambda policy, pairs, **more: measured.append(len(pairs)) or real(policy, pairs, **more),
     )
@@ -532,15 +550,15 @@ def test_what_is_refused_is_refused_before_anything_is_measured(
 
 
 def test_next_row_goes_on_from_a_pair_that_the_table_leaves_out(wide):
-    view(wide)._part.value = "kept"
-    places = view(wide).table.places
+    part(wide, "de-part").value = "kept"
+    places = wide.table.places
     gap = next(int(p) for p in places if p + 1 not in places)
-    wide.selection = wide._state.ids[gap + 1]
-    view(wide)._steps[0].click()
-    assert wide._state.index == gap
+    wide.selection = wide.choice.ids[gap + 1]
+    part(wide, "de-previous").click()
+    assert wide.choice.index == gap
 
 
 def test_lengths_sort_as_numbers(wide):
-    frame = view(wide).table._table._df
+    frame = table(wide)._df
     assert {"chosen tokens", "rejected tokens"} <= set(frame)
     assert (frame["chosen tokens"] == wide.to_frame()["chosen_length"]).all()

@@ -6,23 +6,19 @@ import html
 import numpy as np
 import pytest
 import torch
-from matplotlib.backend_bases import MouseEvent
+import traitlets
+from explorers import HOSTILE, TEXTS, click, drawings, every, part, points, table, texts
+from explorers import make_pairs as all_pairs
 
 import toolkit as tk
-from toolkit.widgets import _loss_view, _pair_state
+from toolkit import measurement
+from toolkit.widgets.panels import ladder
 
-HOSTILE = "<img src=x onerror=\"alert('a')\"><script>alert('b')</script>"
-TEXTS = [
-    ("The soup in the new place was", " warm and full of taste.", " cold and bland."),
-    ("Is the library open on Sunday?", " Yes, until six.", " No, never on a Sunday."),
-    (f"{HOSTILE} Was it good?", f" Yes {HOSTILE}", " No & <b>never</b>"),
-    ("Tell me a story.", " A fox met a crow on a hill.", " A fox met a cow on a hill."),
-]
-IDS = ["p0", "p1", "<i>p2</i>", "p3"]
+IDS = ["p0", "p1", "<i>p2</i>", "p4"]
 
 
 def make_pairs():
-    return [tk.PreferencePair(id, *row) for id, row in zip(IDS, TEXTS, strict=True)]
+    return [pair for pair in all_pairs() if pair.id in IDS]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +38,8 @@ def explorer(policy, stats):
     shown.close()
 
 
-def view(explorer):
-    return explorer._view
+def axes(picture):
+    return picture.figure.axes[0]
 
 
 def own_loss(chosen_logps, rejected_logps, *, weight=1.5, beta=0.1):
@@ -54,13 +50,8 @@ def rows(explorer):
     return explorer.to_frame().set_index("loss")
 
 
-def click(picture, axes, place):
-    event = MouseEvent("button_press_event", picture.figure.canvas, *place, 1)
-    picture.figure.canvas.callbacks.process("button_press_event", event)
-
-
 def test_every_loss_of_the_table_has_its_row_with_the_numbers_of_entanglement(explorer, stats):
-    explorer.selection = "p3"
+    explorer.selection = "p4"
     frame = rows(explorer)
     assert frame.index.tolist() == list(tk.LOSSES) and explorer.left_out.empty
     for name in tk.LOSSES:
@@ -74,17 +65,17 @@ def test_every_loss_of_the_table_has_its_row_with_the_numbers_of_entanglement(ex
 def test_table_map_and_picture_together_name_every_loss(explorer):
     """A loss with a weight ≤ 0 has no place on the map, but must not vanish."""
     explorer.set(tau=0.02, chosen_shift=-1.0)
-    axes = view(explorer)._map_axes
-    labels = " ".join(t.get_text() for t in axes.texts if t.get_gid() == "losses")
+    drawn = axes(explorer.map)
+    labels = " ".join(t.get_text() for t in drawn.texts if t.get_gid() == "losses")
     labels = labels.replace("\n", " ").replace("▸ ", "").replace(",", " ").split()
-    title = axes.get_title(loc="left").replace("\n", " ")
+    title = drawn.get_title(loc="left").replace("\n", " ")
     above = title.split(": ")[-1].split(", ")
     assert sorted(labels + above) == sorted(tk.LOSSES)
     frame = rows(explorer)
     assert set(above) == set(frame.index[(frame["d_chosen"] <= 0) | (frame["d_rejected"] <= 0)])
-    names = [t.get_text() for t in view(explorer)._bars_axes.texts if t.get_gid() == "name"]
+    names = [t.get_text() for t in axes(explorer.bars).texts if t.get_gid() == "name"]
     assert sorted(n.replace("▸ ", "") for n in names) == sorted(tk.LOSSES)
-    table = view(explorer)._table.value.replace("▸ ", "")
+    table = part(explorer, "le-table").value.replace("▸ ", "")
     assert all(f">{name}</th>" in table for name in tk.LOSSES)
 
 
@@ -95,9 +86,9 @@ def test_table_map_and_picture_together_name_every_loss(explorer):
 )  # fmt: skip
 def test_a_slider_reaches_the_losses_it_names_and_no_other(explorer, name, value):
     explorer.shift = (-1.0, -2.0)  # where every hyper-parameter matters
-    reach, before = explorer._state.reach(name), rows(explorer)
-    slider = view(explorer)._sliders[name]
-    view(explorer)._sliders[name].value = value
+    reach, before = explorer.losses.reach(name), rows(explorer)
+    slider = part(explorer, f"le-{name}")
+    part(explorer, f"le-{name}").value = value
     after = rows(explorer)
     changed = {
         key
@@ -116,16 +107,10 @@ def test_a_slider_reaches_the_losses_it_names_and_no_other(explorer, name, value
 
 
 def test_a_slider_says_which_losses_it_moves(explorer):
-    values = [getattr(widget, "value", "") for widget in _every(explorer.widget)]
+    values = [getattr(widget, "value", "") for widget in every(explorer.widget)]
     html_values = [value for value in values if isinstance(value, str)]
     assert any("moves rrhf, slic, dpop, orpo" in value for value in html_values)
     assert any("moves simpo<" in value for value in html_values)
-
-
-def _every(widget):
-    yield widget
-    for child in getattr(widget, "children", ()):
-        yield from _every(child)
 
 
 def test_hypothetical_shifts_equal_replacing_the_statistics(explorer, stats):
@@ -140,97 +125,96 @@ def test_hypothetical_shifts_equal_replacing_the_statistics(explorer, stats):
         expected = tk.entanglement(moved, name, lr=1e-3)
         assert frame.loc[name, "d_chosen"] == expected.weights.d_chosen[0]
         assert frame.loc[name, "predicted_rejected_delta"] == expected.predicted_rejected_delta[0]
-    np.testing.assert_array_equal(explorer._state.measured().chosen_logps, one.chosen_logps)
+    np.testing.assert_array_equal(explorer.losses.measured().chosen_logps, one.chosen_logps)
 
 
 def test_hypothetical_numbers_are_labelled_everywhere(explorer):
     parts = lambda: [  # noqa: E731
-        view(explorer)._rewards.value,
-        view(explorer)._table.value,
-        view(explorer)._map_axes.get_title(loc="left"),
-        view(explorer)._bars_axes.get_title(loc="left"),
+        part(explorer, "pe-rewards").value,
+        part(explorer, "le-table").value,
+        axes(explorer.map).get_title(loc="left"),
+        axes(explorer.bars).get_title(loc="left"),
         explorer.to_html(),
     ]
-    assert not any("hypothetical:" in part.lower() for part in parts())
+    assert not any("hypothetical:" in shown.lower() for shown in parts())
     assert "hypothetical" not in explorer.to_frame().attrs
-    view(explorer)._shifts["chosen_shift"].value = -2.0
+    part(explorer, "le-chosen_shift").value = -2.0
     assert explorer.shift == (-2.0, 0.0)
-    for part in parts():
-        assert "hypothetical" in part.lower() and "moved −2, rejected" in part.replace("\n", " ")
+    for shown in parts():
+        assert "hypothetical" in shown.lower() and "moved −2, rejected" in shown.replace("\n", " ")
     assert explorer.to_frame().attrs["hypothetical"] == "chosen moved −2, rejected 0 nats"
     explorer.reset()
-    assert explorer.shift == (0.0, 0.0) and not any("HYPOTH" in part for part in parts())
+    assert explorer.shift == (0.0, 0.0) and not any("HYPOTH" in shown for shown in parts())
 
 
 def test_a_log_probability_never_rises_to_zero(explorer, stats):
     explorer.shift = (500.0, 0.0)
-    assert explorer._state.assumed().chosen_logps[0] == pytest.approx(0.01 * stats.chosen_logps[0])
+    assert explorer.losses.assumed().chosen_logps[0] == pytest.approx(0.01 * stats.chosen_logps[0])
     assert np.isfinite(rows(explorer)["d_chosen"]).all()
-    assert "the shift was cut" in view(explorer)._rewards.value
+    assert "the shift was cut" in part(explorer, "pe-rewards").value
 
 
 PICKS = {
-    "table": lambda e: setattr(view(e).pairs._table, "selected_rows", [3]),
-    "number": lambda e: setattr(view(e)._choose, "value", 4),
-    "python": lambda e: setattr(e, "selection", "p3"),
-    "next": lambda e: [view(e)._next.click() for _ in range(3)],
-    "previous": lambda e: view(e)._previous.click(),
+    "table": lambda e: setattr(table(e), "selected_rows", [3]),
+    "number": lambda e: setattr(part(e, "le-choose"), "value", 4),
+    "python": lambda e: setattr(e, "selection", "p4"),
+    "next": lambda e: [part(e, "le-next").click() for _ in range(3)],
+    "previous": lambda e: part(e, "le-prev").click(),
 }
 
 
 @pytest.mark.parametrize("how", PICKS)
 def test_a_pair_picked_anywhere_is_shown_everywhere(explorer, how):
     PICKS[how](explorer)
-    v = view(explorer)
-    assert explorer.selection == "p3" and v._choose.value == 4
-    assert v.pairs._table.selected_rows == [3]
-    assert "pair p3" in v._say.value and html.escape(TEXTS[3][1].strip()) in v._texts.value
-    places = next(a for a in v._map_axes.collections if a.get_gid() == "pairs").get_offsets()
+    assert explorer.selection == "p4" and part(explorer, "le-choose").value == 4
+    assert table(explorer).selected_rows == [3]
+    assert (
+        "pair p4" in part(explorer, "le-say").value
+        and html.escape(TEXTS["p4"][1].strip()) in part(explorer, "pe-texts").value
+    )
+    places = points(axes(explorer.map))[0]
     cosine = rows(explorer)["cosine"].iloc[0]
     assert np.nanmax(np.abs(places[:, 0] - cosine)) < 1e-12
 
 
 def test_a_loss_is_picked_by_python_dropdown_buttons_and_both_pictures(explorer):
-    v = view(explorer)
     explorer.loss = "cpo"
-    assert "A <b>cpo</b> step" in v._say.value and v._loss.value == "cpo"
-    v._loss.value = "ipo"
+    assert (
+        "A <b>cpo</b> step" in part(explorer, "le-say").value
+        and part(explorer, "le-loss").value == "cpo"
+    )
+    part(explorer, "le-loss").value = "ipo"
     assert explorer.loss == "ipo"
-    v._next_loss.click()
+    part(explorer, "le-next-loss").click()
     assert explorer.loss == "ipo_avg"
     order = tk.plots.delta_order(explorer.to_frame())
-    click(v.bars, v._bars_axes, v._bars_axes.transData.transform((0, 5)))
+    click(explorer.bars, axes(explorer.bars).transData.transform((0, 5)))
     assert explorer.loss == explorer.to_frame()["loss"].iloc[order[5]]
-    points = next(a for a in v._map_axes.collections if a.get_gid() == "pairs")
     place = list(tk.LOSSES).index("cpo")
-    click(v.map, v._map_axes, points.get_offset_transform().transform(points.get_offsets()[place]))
+    click(explorer.map, points(axes(explorer.map))[1][place])
     assert explorer.loss == "cpo"
-    assert v._table.value.count('aria-selected="true"') == 1
-    assert "▸ cpo</th>" in v._table.value
+    assert part(explorer, "le-table").value.count('aria-selected="true"') == 1
+    assert "▸ cpo</th>" in part(explorer, "le-table").value
 
 
 def test_settings_need_no_run_of_the_model_and_one_change_is_shown_once(explorer, monkeypatch):
     explorer.to_frame()
-    monkeypatch.setattr(_pair_state, "iter_pair_stats", lambda *a, **k: pytest.fail("model call"))
-    shown = []
-    show = view(explorer).show_pictures
-    monkeypatch.setattr(
-        view(explorer), "show_pictures", lambda *a, **k: (shown.append(k), show(*a, **k))
-    )
+    monkeypatch.setattr(measurement, "iter_pair_stats", lambda *a, **k: pytest.fail("model call"))
+    bars, places = drawings(explorer, "bars"), drawings(explorer, "map")
     explorer.set(beta=0.3, lam=2)
-    view(explorer)._lr.value = 1e-2
-    assert len(shown) == 2 and shown[1] == {"pictures": ("bars",)}
+    part(explorer, "le-lr").value = 1e-2
+    assert len(bars) == 2 and len(places) == 1  # the rate moves nothing on the map
     assert explorer.lr == 1e-2 and explorer.beta == 0.3
 
 
 def test_a_pair_is_measured_when_it_is_picked(policy, stats, monkeypatch):
-    calls, real = [], _pair_state.iter_pair_stats
+    calls, real = [], measurement.iter_pair_stats
     monkeypatch.setattr(
-        _pair_state, "iter_pair_stats", lambda *a, **k: (calls.append(len(a[1])), real(*a, **k))[1]
+        measurement, "iter_pair_stats", lambda *a, **k: (calls.append(len(a[1])), real(*a, **k))[1]
     )
     explorer = tk.LossExplorer(policy, make_pairs(), lr=1e-3)
     assert calls == [1]
-    for id in ("p3", "p0", "p3"):
+    for id in ("p4", "p0", "p4"):
         explorer.selection = id
     assert calls == [1, 1]
     expected = tk.entanglement(stats.take([3]), "dpo", lr=1e-3)
@@ -239,13 +223,27 @@ def test_a_pair_is_measured_when_it_is_picked(policy, stats, monkeypatch):
     )
 
 
+def test_every_setting_is_a_trait(explorer, policy, stats):
+    other = tk.LossExplorer(policy, make_pairs(), stats=stats, live=False)
+    for name in ("selection", "loss", "hparams", "lr", "shift"):
+        traitlets.link((explorer, name), (other, name))
+    explorer.set(lam=2.0, chosen_shift=-1.0, lr=1e-4)
+    part(other, "le-loss").value = "cpo"
+    other.selection = "p1"
+    assert other.to_frame().equals(explorer.to_frame())
+    assert explorer.loss == "cpo" and part(other, "le-lam").value == 2.0
+    explorer.hparams = {"beta": 0.5}
+    assert other.beta == 0.5 and part(other, "le-lam").value == "default"
+    other.close()
+
+
 def test_own_functions_have_rows_and_sliders(policy, stats):
     explorer = tk.LossExplorer(policy, make_pairs(), stats=stats, losses=["dpo", own_loss])
     assert rows(explorer).loc["own_loss", "ratio"] == pytest.approx(1.5)
-    view(explorer)._sliders["weight"].value = 2.0
+    part(explorer, "le-weight").value = 2.0
     assert rows(explorer).loc["own_loss", "ratio"] == pytest.approx(2.0)
     explorer.loss = own_loss
-    assert explorer.loss == "own_loss" and "own_loss" in view(explorer)._say.value
+    assert explorer.loss == "own_loss" and "own_loss" in part(explorer, "le-say").value
 
 
 def test_a_name_of_a_function_is_never_html(policy, stats):
@@ -255,12 +253,10 @@ def test_a_name_of_a_function_is_never_html(policy, stats):
     bad.__name__ = "<script>x</script>"
     explorer = tk.LossExplorer(policy, make_pairs(), stats=stats, losses=[bad], beta=None)
     explorer.selection = "<i>p2</i>"
-    v = view(explorer)
-    parts = [v._say, v._texts, v._table, v._header, v._note, v._rewards]
-    for shown in [*(part.value for part in parts), explorer.to_html()]:
+    for shown in texts(explorer):
         assert "<script" not in shown and "<img src=x" not in shown and "<i>p2" not in shown
-    assert html.escape(HOSTILE) in v._texts.value
-    data = v.pairs._table._dt_args["data_json"]
+    assert html.escape(HOSTILE) in part(explorer, "pe-texts").value
+    data = table(explorer)._dt_args["data_json"]
     assert "<" not in data and "&lt;script&gt;" in data
 
 
@@ -269,9 +265,9 @@ def test_a_loss_that_refuses_a_value_is_left_out_and_named(explorer):
     explorer.set(tau=5.0)
     assert explorer.left_out["loss"].tolist() == ["discopop"]
     assert "tau of discopop must lie in" in explorer.left_out["reason"].iloc[0]
-    assert "discopop is left out" in view(explorer)._note.value
+    assert "discopop is left out" in part(explorer, "le-note").value
     assert explorer.loss == "dpo" and "discopop" not in rows(explorer).index
-    assert len([t for t in view(explorer)._bars_axes.texts if t.get_gid() == "name"]) == 23
+    assert len([t for t in axes(explorer.bars).texts if t.get_gid() == "name"]) == 23
     with pytest.raises(ValueError, match="loss='discopop' is left out"):
         explorer.loss = "discopop"
     explorer.set(tau=None)
@@ -310,35 +306,34 @@ def test_a_bad_setting_is_named_and_changes_nothing(explorer, settings, message)
 
 def test_a_value_beside_the_sliders_steps_is_taken_and_shown(explorer):
     explorer.set(lam=3.3, lr=1e-8, chosen_shift=-9.0)
-    v = view(explorer)
-    assert v._sliders["lam"].value == 3.3 and v._lr.value == 1e-8
-    assert v._shifts["chosen_shift"].value == -9.0
+    assert part(explorer, "le-lam").value == 3.3 and part(explorer, "le-lr").value == 1e-8
+    assert part(explorer, "le-chosen_shift").value == -9.0
     explorer.reset()
-    assert v._sliders["lam"].value == "default" and explorer.hparams == {"beta": 0.1}
+    assert part(explorer, "le-lam").value == "default" and explorer.hparams == {"beta": 0.1}
 
 
 def test_the_scale_stays_while_a_slider_moves(explorer):
-    limits = view(explorer)._limits
+    limits = explorer._limits
     explorer.set(lr=5e-4)
-    assert view(explorer)._limits == limits
+    assert explorer._limits == limits
     explorer.set(lr=1.0)  # more than it holds
-    assert view(explorer)._limits[1] >= rows(explorer)["predicted_chosen_delta"].abs().max()
+    assert explorer._limits[1] >= rows(explorer)["predicted_chosen_delta"].abs().max()
     explorer.set(lr=1e-6)
-    view(explorer)._fit.click()
-    assert view(explorer)._limits == tk.plots.delta_limits(explorer.to_frame())
+    part(explorer, "le-fit").click()
+    assert explorer._limits == tk.plots.delta_limits(explorer.to_frame())
 
 
 def test_a_weight_that_is_rounding_is_called_none(explorer):
     explorer.set(beta=2.0, chosen_shift=-0.7)
     row = rows(explorer).loc["apo_down"]
     assert abs(row["d_chosen"]) < 1e-15 and row["note"] == "chosen is not pulled"
-    assert "−0," not in view(explorer)._say.value
-    view(explorer)._lr.value = 0.00044668359
+    assert "−0," not in part(explorer, "le-say").value
+    part(explorer, "le-lr").value = 0.00044668359
     assert explorer.lr == 0.000447
 
 
 def test_the_still_copy_has_table_and_pictures(explorer):
-    explorer.selection, explorer.loss, explorer.lr = "p3", "cpo", 1e-6
+    explorer.selection, explorer.loss, explorer.lr = "p4", "cpo", 1e-6
     still = explorer.to_html()
     row = rows(explorer).loc["cpo"]
     assert "data:image/png;base64," in still and 'src="http' not in still
@@ -356,10 +351,10 @@ def test_figure_needs_no_screen(explorer):
 
 def test_moved_artists_are_shown_like_a_full_drawing(explorer):
     """Only what moved is drawn: the picture must be the one that a full drawing makes."""
-    for picture in (view(explorer).map, view(explorer).bars):
+    for picture in (explorer.map, explorer.bars):
         picture.figure.canvas.draw()
     explorer.set(beta=0.5, lr=5e-4)
-    for picture in (view(explorer).map, view(explorer).bars):
+    for picture in (explorer.map, explorer.bars):
         quick = np.array(picture.figure.canvas.buffer_rgba())
         picture.figure.canvas.draw()
         assert np.array_equal(quick, np.array(picture.figure.canvas.buffer_rgba()))
@@ -368,24 +363,24 @@ def test_moved_artists_are_shown_like_a_full_drawing(explorer):
 
 def test_without_ipympl_the_pictures_are_images(policy, stats):
     explorer = tk.LossExplorer(policy, make_pairs(), stats=stats, live=False)
-    before = bytes(view(explorer).bars.widget.value), bytes(view(explorer).map.widget.value)
+    before = bytes(explorer.bars.widget.value), bytes(explorer.map.widget.value)
     explorer.set(beta=1.0, lam=3.0)
-    after = bytes(view(explorer).bars.widget.value), bytes(view(explorer).map.widget.value)
+    after = bytes(explorer.bars.widget.value), bytes(explorer.map.widget.value)
     assert before[0].startswith(b"\x89PNG") and before[0] != after[0] and before[1] != after[1]
 
 
 def test_failing_callback_is_told(explorer, monkeypatch):
-    monkeypatch.setattr(view(explorer), "show_pair", lambda: 1 / 0)
+    monkeypatch.setattr(explorer.panels["map"], "draw", lambda changed: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        view(explorer)._choose.value = 2
-    assert "ZeroDivisionError" in view(explorer)._note.value
+        part(explorer, "le-choose").value = 2
+    assert "ZeroDivisionError" in part(explorer, "le-note").value
 
 
 def test_pair_that_cannot_be_scored_is_named(policy, stats):
     bad = tk.PreferencePair("too <b>long", "word " * 600, " a", " b")
     explorer = tk.LossExplorer(policy, [bad, *make_pairs()], stats=stats)
     assert explorer.skipped["id"].tolist() == ["too <b>long"]
-    assert "1 of 5 pairs cannot be scored" in view(explorer)._note.value
+    assert "1 of 5 pairs cannot be scored" in part(explorer, "le-note").value
     assert "too &lt;b&gt;long" in explorer.to_html()
     with pytest.raises(ValueError, match="cannot be scored"):
         explorer.selection = bad.id
@@ -410,7 +405,7 @@ def test_bad_input_says_what_is_allowed(policy, stats):
             tk.LossExplorer(*given, **options)
 
 
-@pytest.mark.parametrize(("given", "known"), [("p33", "p3"), (3, "is no id")])
+@pytest.mark.parametrize(("given", "known"), [("p44", "p4"), (3, "is no id")])
 def test_unknown_names_come_with_close_ones(explorer, given, known):
     with pytest.raises(ValueError, match=known):
         explorer.selection = given
@@ -421,7 +416,7 @@ def test_unknown_names_come_with_close_ones(explorer, given, known):
 
 
 def test_every_slider_offers_values_that_some_loss_takes():
-    for name, values in _loss_view.LADDERS.items():
+    for name, values in ladder.LADDERS.items():
         limits = [r.limits[name] for r in tk.LOSSES.values() if name in r.limits]
         for value in values:
             assert not limits or any(value in limit for limit in limits), (name, value)

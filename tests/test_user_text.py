@@ -16,7 +16,7 @@ import pytest
 import toolkit as tk
 from toolkit import plots
 from toolkit.plots import _user_text
-from toolkit.widgets import _dataset_text, _loss_text, words
+from toolkit.widgets import _dataset_words, _loss_words, words
 
 PRICE = r"$\frac{1}{$ and $10"
 OVERRIDE = "5\u202e01\u2066x\u200b\u00ad\x1b[31m"
@@ -64,8 +64,8 @@ def views():
     run = tk.TrajectoryExplorer(policy, pairs, steps=1, batch_size=2, live=False).run()
     tables = [
         words.pair_table(pair.results),
-        _loss_text.table_frame(loss._state),
-        _dataset_text.table_frame(data._state, range(len(pairs))),
+        _loss_words.table_frame(loss.losses),
+        _dataset_words.table_frame(data.choice, range(len(pairs))),
     ]
     explorers = [pair, loss, data, run]
     yield {type(e).__name__: e.to_html() for e in explorers}, tables

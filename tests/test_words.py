@@ -9,7 +9,7 @@ from explorers import part
 
 import toolkit as tk
 from toolkit import measurement, plots
-from toolkit.widgets import _loss_text, pair_explorer
+from toolkit.widgets import _loss_words, pair_explorer
 from toolkit.widgets.words import outcome, pair_table
 
 
@@ -167,9 +167,9 @@ def test_losses_beyond_first_order_are_told_by_their_directions(policy, pairs, m
     frame = explorer.to_frame().set_index("loss")
     assert explorer.selection == "near-011" and frame.loc["dpo", "first_order"]
     assert not frame.loc["ipo", "first_order"]  # it pulls two hundred times as hard
-    assert "nats" in _loss_text.sentence(explorer._state).split("Ratio of")[0]
+    assert "nats" in _loss_words.sentence(explorer.losses).split("Ratio of")[0]
     explorer.loss = "ipo"
-    words = _loss_text.sentence(explorer._state)
+    words = _loss_words.sentence(explorer.losses)
     assert "too large for first order" in words and " nats" not in words.split("ℓ =")[0]
     table = plots.loss_table_html(explorer.to_frame())
     line = table[table.index(">ipo<") :].split("</tr>")[0]
@@ -182,11 +182,11 @@ def test_a_dataset_starts_at_its_worst_pair_with_a_rate_for_all(policy, pairs):
     explorer = tk.DatasetExplorer(policy, pairs, live=False)
     slacks = [explorer.to_frame()[f"{side}_slack"] for side in ("chosen", "rejected")]
     assert explorer.selection == "near-011"
-    assert explorer._state.details().results.lr == tk.suggest_lr(*slacks)
+    assert explorer.choice.details().results.lr == tk.suggest_lr(*slacks)
     bare = explorer.to_frame()[["id", "ln_ches", "cosine"]]
     other = tk.DatasetExplorer(policy, pairs, scores=bare, live=False)
     assert other.selection == pairs[0].id  # nothing says which is the worst
-    assert other._state.details().results.frame["first_order"].all()
+    assert other.choice.details().results.frame["first_order"].all()
     third = tk.DatasetExplorer(policy, pairs, scores=bare, selection=pairs[3].id, live=False)
     assert third.selection == pairs[3].id
 

@@ -26,6 +26,7 @@ class Background:
         rest: Called once nothing runs any more, whatever the reason.
         every: Seconds between two refreshes, at least.
         waiting: Told when a step has to wait for its turn on the model, and when no longer.
+        bar: Returns tqdm's options for what is done at once.
 
     Attributes:
         error: What the last step raised, if it did.
@@ -41,9 +42,10 @@ class Background:
         rest: Callable[[], None],
         every: float,
         waiting: Callable[[bool], None],
+        bar: Callable[[], dict[str, object]] = dict,
     ):
         self._steps, self._progress, self._refresh, self._rest = steps, progress, refresh, rest
-        self._every, self._waiting = every, waiting
+        self._every, self._waiting, self._bar = every, waiting, bar
         self._task: asyncio.Task | None = None
         self.error: Exception | None = None
         self.halted = False
@@ -66,17 +68,17 @@ class Background:
         self._task = loop.create_task(self._live())
         self._progress()
 
-    def run(self, most: int | None = None, **bar) -> None:
+    def run(self, most: int | None = None, **bar: object) -> None:
         """Go on now; an interrupt pauses, an error is kept and raised.
 
         Args:
             most: Steps to take; all that are left if not given.
-            **bar: Options of tqdm.
+            **bar: Options of tqdm beyond those of every run.
         """
         self.cancel()
         self.error, self.halted = None, False
         try:
-            with tqdm(**bar) as shown:
+            with tqdm(**self._bar(), **bar) as shown:
                 for done in islice(self._steps(), most):
                     shown.update(done)
         except KeyboardInterrupt:

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import ipywidgets as w
 import pandas as pd
-from IPython.display import HTML, display
+import traitlets
 from matplotlib.figure import Figure
 
+from toolkit import plots
+from toolkit.dataset.choice import FORMATS, PARTS, DatasetChoice, share
+from toolkit.dataset.scores import Scores, check_columns
 from toolkit.model import Policy
 from toolkit.model.inputs import check_pairs, check_policy
 from toolkit.pairs import PreferencePair
 from toolkit.scoring import FilteredPairs
-from toolkit.widgets import _dataset_text as text
-from toolkit.widgets._dataset_scores import Scores, check_columns
-from toolkit.widgets._dataset_state import DatasetState, share
-from toolkit.widgets._dataset_view import DatasetView
+from toolkit.widgets import _dataset_words as text
+from toolkit.widgets.explorer import Explorer
 from toolkit.widgets.pair_explorer import PairExplorer
-from toolkit.widgets.panels.figure import Still
-from toolkit.widgets.words import TWIN
+from toolkit.widgets.panels.controls import WIDE, arrows, column, dropdown, number, row
+from toolkit.widgets.panels.export import ExportRow
+from toolkit.widgets.panels.figure import Picture, Still, image_html
+from toolkit.widgets.panels.pair_tabs import PairTabs
+from toolkit.widgets.panels.panel import Panel, Text
+from toolkit.widgets.panels.pointer import Pointer
+from toolkit.widgets.panels.table import PartTable
+
+COLUMNS = {"x": "across", "y": "up", "by": "rank by"}
 
 
-class DatasetExplorer:
+class DatasetExplorer(Explorer):
     """Explore the scores of a dataset: which pairs to train on, and what a filter would take away.
 
     Shown in a notebook it is a sortable, searchable table linked with a scatter of any two scores:
@@ -64,6 +72,15 @@ class DatasetExplorer:
         2
     """
 
+    selection = traitlets.Any(help="id of the picked pair")
+    selected_ids = traitlets.Any(help="ids of the selected pairs in their order")
+    x = traitlets.Any(help="column along the bottom of the scatter")
+    y = traitlets.Any(help="column up the side of the scatter")
+    by = traitlets.Any(help="column that the filter ranks by")
+    keep = traitlets.Any(help="share of the scored pairs that the filter keeps, in (0, 1]")
+
+    style = text.STYLE
+
     def __init__(
         self,
         policy: Policy,
@@ -78,58 +95,58 @@ class DatasetExplorer:
         live: bool = True,
     ):
         check_policy(policy)
+        super().__init__()
         self._skipped_before = len(getattr(pairs, "skipped", ()))
         pairs, columns = check_pairs(pairs, text=True), {"x": x, "y": y, "by": by}
         share(keep)
         if scores is None:
             check_columns(policy, pairs, columns)
-        self._state = DatasetState(policy, Scores(policy, pairs, scores), **columns, keep=keep)
+        self.choice = DatasetChoice(policy, Scores(policy, pairs, scores), **columns, keep=keep)
         if selection is not None:
-            self._state.index = self._place_of(selection)
-        self._view = DatasetView(self._state, self._skipped_before, live)
-        self.widget = self._view.widget
-        self._twin = None
-        self._view.show_all()
+            self.choice.index = self.choice.place_of(selection)
+        self._found: tuple[int, dict[str, str]] | None = None
+        self._follow()
+        self._build(live)
 
-    # ----------------------------------------------------------------- picking and selecting
+    # ----------------------------------------------------------------- traits
 
-    @property
-    def selection(self) -> str:
-        """Id of the picked pair; setting it picks another one.
+    @traitlets.validate("selection", "selected_ids", "x", "y", "by", "keep")
+    def _check(self, proposal) -> object:
+        name, value, choice = proposal["trait"].name, proposal["value"], self.choice
+        if self.quiet:  # our own
+            return value
+        if name == "selection":
+            choice.index = choice.place_of(value)
+        elif name == "selected_ids":
+            choice.select_ids(value)
+        elif name == "keep":
+            choice.keep = value
+        else:
+            choice.set_column(name, value)
+        return self._chosen()[name]
 
-        Raises:
-            ValueError: If no pair has this id; the message names close ones.
-        """
-        return self._state.pair.id
+    def _chosen(self) -> dict[str, object]:
+        """What is chosen, as the traits have it."""
+        choice = self.choice
+        picked, selected = choice.ids[choice.index], choice.selected_ids()
+        return {**choice.columns, "keep": choice.keep, "selection": picked,
+                "selected_ids": selected}  # fmt: skip
 
-    @selection.setter
-    def selection(self, id: str) -> None:
-        self._view.pick(self._place_of(id))
+    def _follow(self) -> None:
+        self.take(**self._chosen())
 
-    def _place_of(self, id: str) -> int:
-        place = self._state.place_of(id)
-        if place is None:
-            near = difflib.get_close_matches(str(id), self._state.ids, 3, 0.4)
-            near = near or self._state.ids[:3]
-            raise ValueError(
-                f"selection={id!r} is no id of these pairs; ids close to it: {', '.join(near)}"
-            )
-        return place
+    def compute(self, name: str) -> None:
+        """Let the table follow the filter, where it shows a part that the filter makes."""
+        part = self._part.value
+        if name == "keep" and part in ("kept", "dropped"):
+            self.show("rows")
+        if name == "selected_ids" and part == "selected":
+            self.show("part")
 
     @property
     def pair(self) -> PreferencePair:
         """The picked pair."""
-        return self._state.pair
-
-    @property
-    def selected_ids(self) -> list[str]:
-        """Ids of the selected pairs in their order; settable."""
-        return [self._state.ids[i] for i in self._state.part("selected")]
-
-    @selected_ids.setter
-    def selected_ids(self, ids: Iterable[str]) -> None:
-        self._state.select_ids(ids)
-        self._view.selected()
+        return self.choice.pair
 
     def select_box(self, x: Sequence[float], y: Sequence[float]) -> list[str]:
         """Select the pairs inside a box of the scatter, as dragging one does; return their ids.
@@ -141,8 +158,14 @@ class DatasetExplorer:
         for name, ends in (("x", x), ("y", y)):
             if isinstance(ends, str) or len(ends) != 2:
                 raise ValueError(f"{name} must be two numbers, received {ends!r}")
-        self._state.select_box(x, y)
-        self._view.selected()
+        self.choice.select_box(x, y)
+        self.selected_ids = self.choice.selected_ids()
+        return self.selected_ids
+
+    def select_outline(self, corners: Sequence[tuple[float, float]]) -> list[str]:
+        """Select the pairs inside an outline, as drawing one does; return their ids."""
+        self.choice.select_outline(corners)
+        self.selected_ids = self.choice.selected_ids()
         return self.selected_ids
 
     def explore(self, **options) -> PairExplorer:
@@ -151,63 +174,27 @@ class DatasetExplorer:
         Args:
             **options: Options of the PairExplorer.
         """
-        places = self._state.part("selected")
-        places = places if len(places) else [self._state.index]
-        return PairExplorer(self._state.policy, [self._state.pairs[i] for i in places], **options)
-
-    # ----------------------------------------------------------------- the filter
-
-    @property
-    def x(self) -> str:
-        """Column along the bottom of the scatter; settable."""
-        return self._state.columns["x"]
-
-    @x.setter
-    def x(self, column: str) -> None:
-        self._view.set_column("x", column)
-
-    @property
-    def y(self) -> str:
-        """Column up the side of the scatter; settable."""
-        return self._state.columns["y"]
-
-    @y.setter
-    def y(self, column: str) -> None:
-        self._view.set_column("y", column)
-
-    @property
-    def by(self) -> str:
-        """Column that the filter ranks by; settable."""
-        return self._state.columns["by"]
-
-    @by.setter
-    def by(self, column: str) -> None:
-        self._view.set_column("by", column)
-
-    @property
-    def keep(self) -> float:
-        """Share of the scored pairs that the filter keeps, in (0, 1]; settable."""
-        return self._state.keep
-
-    @keep.setter
-    def keep(self, share: float) -> None:
-        self._view.set_keep(share)
+        places = self.choice.part("selected")
+        places = places if len(places) else [self.choice.index]
+        return PairExplorer(self.choice.policy, [self.choice.pairs[i] for i in places], **options)
 
     def kept(self) -> FilteredPairs:
         """Return the kept pairs; ``.dropped`` names the others with the reason."""
-        return self._state.kept()
+        return self.choice.kept()
 
     @property
     def unscored(self) -> pd.DataFrame:
         """The pairs without a value of ``by``: ``id, reason``."""
-        return pd.DataFrame(self._state.unscored(), columns=["id", "reason"])
+        return pd.DataFrame(self.choice.unscored(), columns=["id", "reason"])
 
     def measure(self) -> DatasetExplorer:
         """Measure the pairs that an interrupt left out."""
-        self._state.scores.measure()
-        self._state.update()
-        self._view.show_all()
-        self._update_twin()
+        self.choice.scores.measure()
+        self.choice.update()
+        self._found = None
+        self._follow()
+        self.show()
+        self.write_copy()
         return self
 
     def export(
@@ -224,41 +211,194 @@ class DatasetExplorer:
             ValueError: If an argument is not allowed, or no pair is selected.
             OSError: If the file cannot be written.
         """
-        return self._view.exporter.export(path, format, which)
+        return self.exporter.export(path, format, which)
 
-    # ----------------------------------------------------------------- what is shown
+    # ----------------------------------------------------------------- panels
+
+    def _build(self, live: bool) -> None:
+        choice, columns = self.choice, list(COLUMNS)
+        self.table = PartTable(lambda place: self.event(self._pick, place), page=10)
+        self.map, self.histograms = Picture(500, 430, live=live), Picture(500, 330, live=live)
+        self.pointer = Pointer(
+            self.map, self.event, places=choice.places, pick=self._pick, walk=self._walk,
+            box=self.select_box, outline=self.select_outline,
+            clear=lambda: setattr(self, "selected_ids", []),
+        )  # fmt: skip
+        self.exporter = ExportRow(choice.export, FORMATS, self.event)
+        self._more, self._tabs = w.VBox(), None
+        filtered = [*columns, "keep"]
+        self.panels = {
+            "header": Text(lambda: text.header(choice)),
+            "note": Text(
+                lambda: text.note(choice, self._skipped_before), on=filtered, widget=self.note
+            ),
+            "histograms": Panel(self._draw_histograms, on=filtered),
+            "map": Panel(
+                self._draw_map, self._pictures_html, on=[*filtered, "selection", "selected_ids"]
+            ),
+            "ranking": Text(lambda: text.ranking(choice), on=[*filtered, "selected_ids"]),
+            **{
+                name: Text(lambda name=name: self._details()[name], on=["selection"])
+                for name in ("status", "prompt", "strips", "numbers")
+            },
+            "tabs": Panel(self._draw_tabs, on=["selection"]),
+            "table": Panel(self._draw_table, on=["part"], late=[*columns, "rows"]),
+            # Last, because turning to its page keeps the browser busy in a long table.
+            "row": Panel(lambda _: self.table.mark(choice.index), on=["selection"]),
+        }
+        self._build_controls()
+        self._lay_out()
+
+    def _build_controls(self) -> None:
+        names = {name: plots.visible_text(name.replace("_", " ")) for name in self.choice.numbers}
+        self._columns = {name: dropdown(words, names, 235) for name, words in COLUMNS.items()}
+        for name, control in self._columns.items():
+            self.bind(name, control)
+        self._keep = w.FloatSlider(
+            100, min=0.5, max=100, step=0.5, readout_format=".1f", style=WIDE,
+            description="keep the lowest, %", layout={"width": "400px"},
+        )  # fmt: skip
+        self.bind(
+            "keep", self._keep, show=lambda share: round(100 * share, 4),
+            read=lambda percent: round(percent / 100, 6),
+        )  # fmt: skip
+        ids = self.choice.ids
+        self._choose = number(f"pair 1 … {len(ids):,}", len(ids), 172)
+        self.bind(
+            "selection", self._choose,
+            show=lambda id: self.choice.place_of(id) + 1, read=lambda place: ids[place - 1],
+        )  # fmt: skip
+        self._arrows = arrows("row", lambda by: self.event(self._step, by))
+        self._part = dropdown("rows", PARTS, 128)
+        self._part.observe(lambda _: self.event(self.show, "part"), "value")
+
+    def _lay_out(self) -> None:
+        top = {"align_items": "flex-start", "grid_gap": "4px 14px"}
+        side = {"flex": "1 1 380px", "min_width": "0", "grid_gap": "6px"}
+        wide = {"grid_gap": "4px 14px"}
+        part = {n: p.widget for n, p in self.panels.items() if isinstance(p, Text)}
+        rows = row(*self._arrows, self._choose, self._part, grid_gap="4px 4px")
+        table = column(rows, self.table.widget, **side)
+        axes = row(self._columns["x"], self._columns["y"], **wide)
+        picture = column(self.map.widget, axes, self.pointer.widget, flex="0 0 auto")
+        ranks = row(self._columns["by"], self._keep, **wide)
+        filters = column(ranks, part["ranking"], self.exporter.widget, **side)
+        columns = column(self.histograms.widget, flex="0 0 auto")
+        root = column(
+            part["header"], part["note"], row(table, picture, **top), row(filters, columns, **top),
+            part["status"], part["prompt"], self._more,
+            width="100%", grid_gap="6px",
+        )  # fmt: skip
+        self.open(root, {
+            "de-explorer": root, "pe-table": table, "pe-choose": self._choose, "de-map": picture,
+            "de-histograms": columns, "de-ranking": part["ranking"], "de-keep": self._keep,
+            "de-part": self._part, "de-previous": self._arrows[0], "de-next": self._arrows[1],
+            **{f"de-{name}": control for name, control in self._columns.items()},
+        })  # fmt: skip
+
+    def _details(self) -> dict[str, str]:
+        """The picked pair in words; made once for all panels that show it."""
+        if self._found is None or self._found[0] != self.choice.index:
+            self._found = self.choice.index, text.details_of(self.choice)
+        return self._found[1]
+
+    def _draw_tabs(self, changed: frozenset[str]) -> None:
+        """Show the picked pair alone, or why there is nothing to show."""
+        strips, numbers = (self.panels[name].widget for name in ("strips", "numbers"))
+        try:
+            self.choice.details()
+        except ValueError:
+            self._more.children = [strips]
+            return
+        if self._tabs is None:
+            # Among others the scatter ranks the pair, no tab.
+            tokens = w.VBox([strips, numbers])
+            self._tabs = PairTabs(self.choice.details, tokens, self.event, rank=False)
+        self._more.children = [self._tabs.widget]
+        self._tabs.show()
+
+    def _draw_map(self, changed: frozenset[str]) -> None:
+        frame, axes = self.choice.plot_frame(), self.map.figure.axes
+        with self.map.changing():
+            if not changed:
+                self.map.figure.clear()
+                axes = [self.map.figure.subplots()]
+                labelled = self._labelled(frame)
+                plots.score_scatter(labelled, x=self.x, y=self.y, ax=axes[0])
+                self.pointer.attach(axes[0])
+            plots.score_scatter(frame, **self._scatter(), ax=axes[0])
+            if not changed or "y" in changed:  # other labels need another room
+                self.map.lay_out(w_pad=0.08)
+            self.map.redraw()
+
+    def _draw_histograms(self, changed: frozenset[str]) -> None:
+        frame, axes = self.choice.plot_frame(), self.histograms.figure.axes
+        with self.histograms.changing():
+            if not changed:
+                self.histograms.figure.clear()
+                axes = self.histograms.figure.subplots(1, 2)
+            for side, ax in zip(("x", "y"), axes, strict=True):
+                shown = getattr(self, side)
+                plots.score_histogram(frame, shown, cut=self._cut(side), ax=ax)
+                ax.set_ylabel("pairs" if side == "x" else "")
+                ax.xaxis.label.set_fontsize(9)
+            if not changed or changed & {"x", "y"}:
+                self.histograms.lay_out(w_pad=0.08)
+            self.histograms.redraw()
+
+    def _labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame with the labels of the scores, for a caption."""
+        frame = frame.copy()
+        frame.attrs.update(self.choice.frame.attrs)
+        return frame
+
+    def _scatter(self) -> dict[str, object]:
+        return {**self.choice.columns, "cut": self.choice.cut, "picked": self.selection}
+
+    def _cut(self, side: str) -> float | None:
+        """The cut, if this side of the scatter is what the filter ranks by."""
+        return self.choice.cut if getattr(self, side) == self.by else None
+
+    def _draw_table(self, changed: frozenset[str]) -> None:
+        places = self.choice.part(self._part.value)
+        self.table.show_part(places, text.table_frame(self.choice, places), self.choice.index)
+
+    # ----------------------------------------------------------------- what the user does
+
+    def _pick(self, place: int) -> None:
+        self.selection = self.choice.ids[place]
+
+    def _walk(self, axis: int, by: int) -> None:
+        self._pick(self.choice.neighbour(axis, by))
+
+    def _step(self, by: int) -> None:
+        """Pick the next row of the table, round its end."""
+        place = self.table.place_beside(self.choice.index, by)
+        if place is not None:
+            self._pick(place)
+
+    # ----------------------------------------------------------------- results without a screen
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the scores, one row a pair, with ``kept`` and ``selected``."""
-        return self._state.to_frame()
+        """Return the scores, one row per pair, with ``kept`` and ``selected``."""
+        return self.choice.to_frame()
 
     def figure(self) -> Figure:
         """Return a still figure: the scatter and the histograms of its two columns."""
-        figure = Still(figsize=(13, 6), layout="constrained")
-        text.draw(figure, self._state)
+        return self._drawn(Still(figsize=(13, 6), layout="constrained"))
+
+    def _pictures_html(self) -> str:
+        figure = self._drawn(Figure(figsize=(10, 5), layout="constrained"))
+        return image_html(figure, "scatter and histograms of the scores")
+
+    def _drawn(self, figure: Figure) -> Figure:
+        axes = figure.subplot_mosaic([["map", "x"], ["map", "y"]], width_ratios=[1.5, 1])
+        frame = self.choice.plot_frame()
+        plots.score_scatter(self._labelled(frame), **self._scatter(), ax=axes["map"])
+        for side in ("x", "y"):
+            plots.score_histogram(frame, getattr(self, side), cut=self._cut(side), ax=axes[side])
         return figure
 
-    def to_html(self) -> str:
-        """Return the dataset and the picked pair as self-contained HTML."""
-        return text.still(self._state, self._skipped_before)
-
-    def snapshot(self) -> HTML:
-        """Return ``to_html()`` as an output that stays in the saved notebook."""
-        return HTML(self.to_html())
-
-    def close(self) -> None:
-        """Take the widgets away."""
-        self._view.close()
-
     def __repr__(self) -> str:
-        s = self._state
-        kept, picked = f"{len(s.kept()):,} of {len(s.pairs):,} pairs kept", f"picked {s.pair.id!r}"
-        return f"DatasetExplorer({kept} by {self.by}, {picked})"
-
-    def _ipython_display_(self) -> None:
-        display({**self.widget._repr_mimebundle_(), "text/plain": repr(self)}, raw=True)
-        self._twin = display(HTML(TWIN % self.to_html()), display_id=True)
-
-    def _update_twin(self) -> None:
-        if self._twin is not None:
-            self._twin.update(HTML(TWIN % self.to_html()))
+        kept = f"{len(self.kept()):,} of {len(self.choice.pairs):,} pairs kept"
+        return f"DatasetExplorer({kept} by {self.by}, picked {self.selection!r})"

@@ -98,9 +98,9 @@ class Explorer(traitlets.HasTraits):
                 to_control()
 
         def to_control() -> None:
-            value = show(getattr(self, trait))
-            if value is not None:
-                with self.quiet:
+            with self.quiet:
+                value = show(getattr(self, trait))
+                if value is not None:
                     put(control, value)
 
         control.observe(from_control, "value")

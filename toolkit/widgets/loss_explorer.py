@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 
+import ipywidgets as w
+import numpy as np
 import pandas as pd
-from IPython.display import HTML, display
+import traitlets
 from matplotlib.figure import Figure
 
+from toolkit import plots
 from toolkit.checks import positive
 from toolkit.gradients import PairStats
-from toolkit.measurement import Measurement
+from toolkit.loss_comparison import SHIFTS, LossComparison
+from toolkit.measurement import Measurement, close_to
 from toolkit.model import Params, Policy
 from toolkit.model.inputs import skipped_frame, skipped_pairs
 from toolkit.pairs import PreferencePair
-from toolkit.widgets import _loss_text as text
-from toolkit.widgets._loss_state import LossState
-from toolkit.widgets._loss_view import LossView
-from toolkit.widgets.panels.figure import Still
-from toolkit.widgets.words import TWIN
+from toolkit.widgets import _loss_words as text
+from toolkit.widgets.explorer import Explorer
+from toolkit.widgets.panels.controls import (
+    WIDE,
+    arrows,
+    button,
+    column,
+    dropdown,
+    log_slider,
+    number,
+    put,
+    row,
+)
+from toolkit.widgets.panels.figure import Picture, Still, image_html, pointed_at
+from toolkit.widgets.panels.ladder import DEFAULT, ladder, rung
+from toolkit.widgets.panels.panel import Panel, Text
+from toolkit.widgets.panels.table import PairTable
+
+FIRST = ("beta", "gamma", "lam", "alpha")  # the others are behind a fold
+SETTINGS = ("hparams", "lr", "shift")
 
 
-class LossExplorer:
+class LossExplorer(Explorer):
     """Compare losses on one pair: their weights, their place in the pair's band, their steps.
 
     Shown in a notebook it is a table of pairs to pick from, a table of losses, the entanglement map
@@ -71,6 +89,14 @@ class LossExplorer:
         ['dpo', 'cpo']
     """
 
+    selection = traitlets.Any(help="id of the picked pair")
+    loss = traitlets.Any(help="name of the picked loss")
+    hparams = traitlets.Any(help="the hyper-parameters that were set; others are at their defaults")
+    lr = traitlets.Any(help="learning rate of the predicted step")
+    shift = traitlets.Any(help="hypothetical changes of the two log-probabilities, nats")
+
+    style = text.STYLE
+
     def __init__(
         self,
         policy: Policy,
@@ -87,101 +113,90 @@ class LossExplorer:
     ):
         if lr is not None:
             positive("lr", lr)
+        super().__init__()
         measurement = Measurement(policy, pairs, params, stats)
         self._skipped_before = len(getattr(pairs, "skipped", ()))
-        self._state = LossState(measurement, losses)
-        if beta is not None and (beta != 0.1 or self._state.reach("beta")):
+        self.losses = LossComparison(measurement, losses)
+        if beta is not None and (beta != 0.1 or self.losses.reach("beta")):
             hparams["beta"] = beta
-        place = None if selection is None else self._place_of(selection)
-        self._state.begin(hparams, lr, place)
-        self._view = LossView(self._state, self._skipped_before, live)
-        self.widget = self._view.widget
-        self._view.show_all()
+        place = None if selection is None else measurement.place_of(selection)
+        self.losses.begin(hparams, lr, place)
+        self._follow()
+        self._build(live)
 
-    @property
-    def selection(self) -> str:
-        """Id of the picked pair; setting it picks another one.
+    # ----------------------------------------------------------------- traits
 
-        Raises:
-            ValueError: If no pair has this id; the message names close ones.
-        """
-        return self._state.pair.id
+    @traitlets.validate("selection")
+    def _check_selection(self, proposal) -> str:
+        if self.quiet:  # our own
+            return proposal["value"]
+        place = self.losses.measurement.place_of(proposal["value"])
+        if place != self.losses.index:
+            if not self.losses.is_measured(place):
+                self.panels["status"].widget.value = text.say(None, "Measuring this pair …")
+            try:
+                self.losses.pick(place)
+            except BaseException:
+                self.show("selection")
+                raise
+        return proposal["value"]
 
-    @selection.setter
-    def selection(self, id: str) -> None:
-        self._view.pick(self._place_of(id))
-
-    def _place_of(self, id: str) -> int:
-        m = self._state.measurement
-        if id not in m.ids:
-            reason = next((e.reason for e in m.skipped if e.id == id), None)
-            why = f"cannot be scored ({reason})" if reason else "is no id of these pairs"
-            raise ValueError(f"selection={id!r} {why}; ids close to it: {_near(id, m.ids)}")
-        return m.ids.index(id)
-
-    @property
-    def pair(self) -> PreferencePair:
-        """The picked pair."""
-        return self._state.pair
-
-    @property
-    def loss(self) -> str:
-        """Name of the picked loss; settable."""
-        return self._state.loss
-
-    @loss.setter
-    def loss(self, name: str | Callable) -> None:
-        name = getattr(name, "__name__", name)
-        names = self._state.frame["loss"].tolist()
+    @traitlets.validate("loss")
+    def _check_loss(self, proposal) -> str:
+        if self.quiet:  # our own
+            return proposal["value"]
+        name = getattr(proposal["value"], "__name__", proposal["value"])
+        names = self.losses.frame["loss"].tolist()
         if name not in names:
-            reason = self._state.left_out.get(name)
+            reason = self.losses.left_out.get(name)
             why = f"is left out ({reason})" if reason else "is none of these losses"
-            raise ValueError(f"loss={name!r} {why}; close to it: {_near(name, names)}")
-        self._view.pick_loss(name)
+            raise ValueError(f"loss={name!r} {why}; close to it: {close_to(name, names)}")
+        self.losses.loss = name
+        return name
+
+    @traitlets.validate("lr", "hparams", "shift")
+    def _check_setting(self, proposal) -> object:
+        name, value = proposal["trait"].name, proposal["value"]
+        if self.quiet:
+            return value
+        if name == "hparams":
+            dropped = dict.fromkeys(self.losses.settings.hparams)
+            self.losses.set({**dropped, **value})
+        elif name == "lr":
+            self.losses.set({name: value})
+        elif not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise ValueError(f"shift must be two numbers (chosen, rejected), received {value!r}")
+        else:
+            self.losses.set(dict(zip(SHIFTS, value, strict=True)))
+        return self._settings()[name]
+
+    def _settings(self) -> dict[str, object]:
+        """The settings as the traits have them."""
+        found = self.losses.settings
+        shift = found.chosen_shift, found.rejected_shift
+        return {"hparams": dict(found.hparams), "lr": found.lr, "shift": shift}
+
+    def _follow(self) -> list[str]:
+        """Let the traits follow the results; return the names of those that change."""
+        ids, found = self.losses.measurement.ids, self.losses
+        values = {"selection": ids[found.index], "loss": found.loss, **self._settings()}
+        changed = [name for name, value in values.items() if getattr(self, name) != value]
+        self.take(**{name: values[name] for name in changed})
+        return changed
+
+    def compute(self, name: str) -> None:
+        """Let the picked loss follow, where settings have left it out."""
+        if name != "loss":
+            self._follow()
 
     @property
     def beta(self) -> float | None:
         """β of every loss that has one, ``None`` where each has its own default; settable."""
-        return self._state.settings.hparams.get("beta")
+        return self.hparams.get("beta")
 
     @beta.setter
     def beta(self, value: float | None) -> None:
         self.set(beta=value)
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of the predicted step; settable."""
-        return self._state.settings.lr
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self.set(lr=value)
-
-    @property
-    def hparams(self) -> dict[str, float]:
-        """The hyper-parameters that were set; all others are at the table's defaults."""
-        return dict(self._state.settings.hparams)
-
-    @property
-    def shift(self) -> tuple[float, float]:
-        """Hypothetical changes of the chosen and the rejected log-probability, nats; settable."""
-        return self._state.settings.chosen_shift, self._state.settings.rejected_shift
-
-    @shift.setter
-    def shift(self, value: tuple[float, float]) -> None:
-        if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise ValueError(f"shift must be two numbers (chosen, rejected), received {value!r}")
-        self.set(chosen_shift=value[0], rejected_shift=value[1])
-
-    @property
-    def left_out(self) -> pd.DataFrame:
-        """The losses that are not shown: ``loss, reason``."""
-        return pd.DataFrame(list(self._state.left_out.items()), columns=["loss", "reason"])
-
-    @property
-    def skipped(self) -> pd.DataFrame:
-        """The pairs that cannot be scored: ``row, id, reason``."""
-        return skipped_frame(skipped_pairs(self._state.measurement.skipped))
 
     def set(self, **settings: float | None) -> None:
         """Change hyper-parameters, ``lr``, ``chosen_shift`` or ``rejected_shift``, in one go.
@@ -192,43 +207,232 @@ class LossExplorer:
             ValueError: If a name is no setting of these losses, a value is no finite number, or no
                 loss takes it; nothing is changed then.
         """
-        self._view.set(settings)
+        self.losses.set(settings)
+        changed = self._follow()
+        if changed:
+            self.show(*changed)
 
     def reset(self) -> None:
         """Go back to the settings at the start."""
-        self._view.reset()
+        self.losses.reset()
+        self._follow()
+        self.show("fit", *SETTINGS)
+
+    @property
+    def pair(self) -> PreferencePair:
+        """The picked pair."""
+        return self.losses.pair
+
+    @property
+    def left_out(self) -> pd.DataFrame:
+        """The losses that are not shown: ``loss, reason``."""
+        return pd.DataFrame(list(self.losses.left_out.items()), columns=["loss", "reason"])
+
+    @property
+    def skipped(self) -> pd.DataFrame:
+        """The pairs that cannot be scored: ``row, id, reason``."""
+        return skipped_frame(skipped_pairs(self.losses.measurement.skipped))
+
+    # ----------------------------------------------------------------- panels
+
+    def _build(self, live: bool) -> None:
+        self.pairs = PairTable(lambda place: self.event(self._pick, place), page=4)
+        height = int(np.clip(110 + 15 * len(self.losses.losses), 380, 640))
+        self.map, self.bars = Picture(445, height, live=live), Picture(475, height, live=live)
+        self.map.connect("button_press_event", lambda e: self.event(self._point_at_map, e))
+        self.bars.connect("button_press_event", lambda e: self.event(self._point_at_bars, e))
+        self._limits, self._count, self._lines = None, 0, {}
+        found, every = self.losses, ["selection", "loss", *SETTINGS]
+        weights = [name for name in every if name != "lr"]
+        self.panels = {
+            "header": Text(lambda: text.header(found), on=every),
+            "note": Text(
+                lambda: text.note(found, self._skipped_before), on=every, widget=self.note
+            ),
+            "texts": Text(lambda: text.texts(found), on=["selection"]),
+            "status": Text(lambda: text.sentence(found), on=every),
+            "rewards": Text(lambda: text.rewards(found), on=every),
+            "map": Panel(self._draw_map, on=[*weights, "fit"]),
+            "bars": Panel(self._draw_bars, self._pictures_html, on=[*every, "fit"]),
+            "losses": Text(lambda: plots.loss_table_html(found.frame, picked=found.loss), on=every),
+            "choice": Panel(self._draw_choice, on=every),
+            "pairs": Panel(lambda _: self.pairs.show(text.table_frame(found), found.index)),
+            "row": Panel(lambda _: self.pairs.select(found.index), on=["selection"]),
+        }
+        self._build_settings()
+        self._lay_out()
+
+    def _build_settings(self) -> None:
+        ids = self.losses.measurement.ids
+        self._choose = number(f"pair 1 … {len(ids):,}", len(ids), 170)
+        self.bind(
+            "selection", self._choose,
+            show=lambda id: ids.index(id) + 1, read=lambda place: ids[place - 1],
+        )  # fmt: skip
+        self._loss = dropdown("loss", self.losses.frame["loss"], 190)
+        self.bind("loss", self._loss)
+        self._lr = log_slider("learning rate", -6, 0, 360)
+        self.bind("lr", self._lr, read=lambda value: float(f"{value:.3g}"))
+        self._sliders = {name: ladder(name) for name in self.losses.hparams()}
+        for name, slider in self._sliders.items():
+            self._bind_ladder(name, slider)
+        self._shifts = {}
+        for place, name in enumerate(SHIFTS):
+            slider = w.FloatSlider(
+                0.0, min=-5, max=5, step=0.1, style=WIDE, readout_format="+.1f",
+                description=f"{name.split('_')[0]} has moved by, nats", layout={"width": "400px"},
+            )  # fmt: skip
+            self.bind(
+                "shift", slider, show=lambda shift, place=place: shift[place],
+                change=lambda value, name=name: self.set(**{name: value}),
+            )  # fmt: skip
+            self._shifts[name] = slider
+
+    def _bind_ladder(self, name: str, slider: w.SelectionSlider) -> None:
+        def change(value) -> None:
+            self.set(**{name: None if value == DEFAULT else value})
+
+        self.bind("hparams", slider, show=lambda h: rung(slider, name, h.get(name)), change=change)
+
+    def _lay_out(self) -> None:
+        top = {"align_items": "flex-start"}
+        part = {n: p.widget for n, p in self.panels.items() if isinstance(p, Text)}
+        table = column(self.pairs.widget, width="100%", min_width="0")
+        self._previous, self._next = arrows("pair", lambda by: self.event(self._step_pair, by))
+        losses = self._previous_loss, self._next_loss = arrows(
+            "loss", lambda by: self.event(self._step_loss, by)
+        )
+        reset = button(
+            "reset", lambda: self.event(self.reset), icon="undo", width=90,
+            tip="all settings as at the start",
+        )  # fmt: skip
+        self._fit = button(
+            "fit scales", lambda: self.event(self.show, "fit"), width=90,
+            tip="the scales stay while a slider moves; this fits them anew",
+        )  # fmt: skip
+        pair = self._previous, self._next, self._choose
+        choice = row(*pair, *losses, self._loss, reset, self._fit)
+        boxes = {
+            name: column(slider, w.HTML(text.moves(self.losses, name)))
+            for name, slider in self._sliders.items()
+        }
+        settings = [row(*[boxes.pop(name) for name in FIRST if name in boxes], **top)]
+        if boxes:
+            more = w.Accordion([row(*boxes.values(), **top)], selected_index=None)
+            more.set_title(0, "more hyper-parameters")
+            settings.append(more)
+        title = w.HTML("<b>Rewards so far</b> (hypothetical: what if training had already moved …)")
+        hypothetical = column(title, row(*self._shifts.values()), part["rewards"])
+        pictures = row(self.map.widget, self.bars.widget, **top)
+        root = column(
+            part["header"], part["note"], table, choice, part["texts"], part["status"],
+            *settings, self._lr, hypothetical, pictures, part["losses"],
+            width="100%", grid_gap="6px",
+        )  # fmt: skip
+        self.open(root, {
+            "le-explorer": root, "le-pairs": table, "le-map": self.map.widget,
+            "le-bars": self.bars.widget, "le-say": part["status"], "le-table": part["losses"],
+            "le-note": self.note, "le-choose": self._choose, "le-prev": self._previous,
+            "le-next": self._next, "le-loss": self._loss, "le-prev-loss": self._previous_loss,
+            "le-next-loss": self._next_loss, "le-lr": self._lr, "le-reset": reset,
+            "le-fit": self._fit, "le-hypo": hypothetical,
+            **{f"le-{name}": slider for name, slider in (self._sliders | self._shifts).items()},
+        })  # fmt: skip
+
+    def _draw_choice(self, changed: frozenset[str]) -> None:
+        """Offer the losses that there are."""
+        names = tuple(self.losses.frame["loss"])
+        if self._loss.options != names:
+            with self.quiet:
+                self._loss.options = names
+                put(self._loss, self.loss)
+
+    def _draw_map(self, changed: frozenset[str]) -> None:
+        """Draw the map; its scales stay until another pair is picked or they are to be fitted."""
+        frame, figure = self.losses.frame, self.map.figure
+        fit = not changed or bool(changed & {"selection", "fit"})
+        with self.map.changing():
+            if fit:
+                figure.clear()
+                figure.subplots()
+            axes = figure.axes[0]
+            plots.loss_map(frame, picked=self.loss, ax=axes)
+            if self._make_room(self.map, fit):
+                plots.loss_map(frame, picked=self.loss, ax=axes)
+                fit = True
+            self.map.move(plots.moving_parts(axes), anew=fit)
+
+    def _draw_bars(self, changed: frozenset[str]) -> None:
+        """Draw the bars; a scale that holds too little is fitted too."""
+        frame, figure = self.losses.frame, self.bars.figure
+        limits, fit = plots.delta_limits(frame), not changed or bool(changed & {"selection", "fit"})
+        with self.bars.changing():
+            if fit or limits[1] > self._limits[1] or len(frame) != self._count:
+                fit, self._limits, self._count = True, limits, len(frame)
+                figure.clear()
+                figure.subplots()
+            fitted = {"limits": limits} if fit else {}
+            plots.delta_bars(frame, **self._bar_options(), ax=figure.axes[0], **fitted)
+            fit |= self._make_room(self.bars, fit)
+            self.bars.move(plots.moving_parts(figure.axes[0]), anew=fit)
+
+    def _bar_options(self) -> dict[str, object]:
+        return {"name": "loss", "log": True, "picked": self.loss}
+
+    def _make_room(self, picture: Picture, fit: bool) -> bool:
+        """Make room for labels and title, when they need another one: it takes half a drawing."""
+        lines = picture.figure.axes[0].get_title(loc="left").count("\n")
+        if not fit and self._lines.get(picture) == lines:
+            return False
+        self._lines[picture] = lines
+        picture.lay_out(w_pad=0.1)
+        return True
+
+    # ----------------------------------------------------------------- what the user does
+
+    def _pick(self, place: int) -> None:
+        self.selection = self.losses.measurement.ids[place]
+
+    def _step_pair(self, by: int) -> None:
+        self._pick(self.pairs.neighbour(self.losses.index, by))
+
+    def _step_loss(self, by: int) -> None:
+        names = self.losses.frame["loss"].tolist()
+        self.loss = names[(names.index(self.loss) + by) % len(names)]
+
+    def _point_at_map(self, event) -> None:
+        place = pointed_at(event)
+        if place is not None:
+            self.loss = self.losses.frame["loss"].iloc[place]
+
+    def _point_at_bars(self, event) -> None:
+        frame = self.losses.frame
+        if event.inaxes is not None and -0.5 <= event.ydata <= len(frame) - 0.5:
+            self.loss = frame["loss"].iloc[plots.delta_order(frame)[round(event.ydata)]]
+
+    # ----------------------------------------------------------------- results without a screen
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a loss for the picked pair: weights, ratio, band, predicted changes.
+        """Return one row per loss for the picked pair: weights, ratio, band, predicted changes.
 
         ``attrs`` holds the labels and, if log-probabilities are assumed, ``"hypothetical"``.
         """
-        return self._state.frame.copy()
+        return self.losses.frame.copy()
 
     def figure(self) -> Figure:
         """Return a still figure: the map with all losses, and what a step of each changes."""
-        return text.draw(Still(figsize=(13, 5.6), layout="constrained"), self._state)
+        return self._drawn(Still(figsize=(13, 5.6), layout="constrained"))
 
-    def to_html(self) -> str:
-        """Return the picked pair as self-contained HTML: sentence, pictures, table of losses."""
-        return text.still(self._state, self._skipped_before)
+    def _pictures_html(self) -> str:
+        figure = self._drawn(Figure(figsize=(11.4, 5), layout="constrained"))
+        return image_html(figure, "map of the losses, and the changes each predicts", 80)
 
-    def snapshot(self) -> HTML:
-        """Return ``to_html()`` as an output that stays in the saved notebook."""
-        return HTML(self.to_html())
-
-    def close(self) -> None:
-        """Take the widgets away."""
-        self._view.close()
+    def _drawn(self, figure: Figure) -> Figure:
+        left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
+        plots.loss_map(self.losses.frame, picked=self.loss, ax=left)
+        plots.delta_bars(self.losses.frame, **self._bar_options(), ax=right)
+        return figure
 
     def __repr__(self) -> str:
-        count = len(self._state.frame)
+        count = len(self.losses.frame)
         return f"LossExplorer({count} losses, picked {self.loss!r} on pair {self.selection!r})"
-
-    def _ipython_display_(self) -> None:
-        display({**self.widget._repr_mimebundle_(), "text/plain": repr(self)}, raw=True)
-        display(HTML(TWIN % self.to_html()))
-
-
-def _near(name, names: list[str]) -> str:
-    return ", ".join(difflib.get_close_matches(str(name), names, 3, 0.4) or names[:3])

@@ -119,7 +119,7 @@ class PairExplorer(Explorer):
         self.lr, self.selection = self.results.lr, start
         self._background = Background(
             self._steps, progress=lambda: self.show("progress"), refresh=self._take_in,
-            rest=self._rest, every=REFRESH, waiting=self.say_waiting,
+            rest=self._rest, every=REFRESH, waiting=self.say_waiting, bar=self._bar,
         )  # fmt: skip
         self._build(live)
         self.show("progress")
@@ -359,10 +359,13 @@ class PairExplorer(Explorer):
 
     def measure(self) -> PairExplorer:
         """Measure the pairs that are still missing; an interrupt keeps those that are done."""
+        self._background.run()
+        return self
+
+    def _bar(self) -> dict[str, object]:
         m = self._measurement
         quick = m.finished or m.seconds_left <= AT_ONCE
-        self._background.run(total=len(m), initial=m.done, unit="pair", disable=quick)
-        return self
+        return {"total": len(m), "initial": m.done, "unit": "pair", "disable": quick}
 
     def _measure_rest(self) -> None:
         """Measure what is missing: at once or behind tqdm, or in the background of a kernel."""

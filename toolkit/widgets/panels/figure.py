@@ -76,6 +76,12 @@ class Picture:
         """
         return DRAWING
 
+    def lay_out(self, **pads: float) -> None:
+        """Find room for all labels once: finding it anew would take half of each drawing."""
+        self.figure.set_layout_engine("constrained", **pads)
+        self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
+
     def redraw(self) -> None:
         """Show what the figure's artists are now."""
         with DRAWING:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ipywidgets
+import numpy as np
 import pandas as pd
 from itables.javascript import JavascriptFunction
 from itables.widget import ITable
@@ -133,6 +134,37 @@ class PairTable:
                 for name, code in script.items()
             },
         }
+
+
+class PartTable(PairTable):
+    """A table of some of the pairs; a pair that is not among them is marked nowhere."""
+
+    def __init__(self, pick, page: int):
+        self.places = np.arange(0)
+        # Numbers of five digits need the room of two buttons.
+        super().__init__(lambda row: pick(int(self.places[row])), page, buttons=3)
+
+    def show_part(self, places: np.ndarray, frame: pd.DataFrame, place: int) -> None:
+        """Show the pairs at these places, a row each, with one picked."""
+        self.places = places
+        self.show(frame, self._row_of(place))
+
+    def mark(self, place: int) -> None:
+        """Mark the row of this pair without calling back."""
+        self.select(self._row_of(place))
+
+    def place_beside(self, place: int, by: int) -> int | None:
+        """Return the pair in the row beside this pair's, round the end; ``None`` without rows."""
+        row = self._row_of(place)
+        if row is None and len(self.places):  # as if it stood among them
+            row = int(np.searchsorted(self.places, place)) - (by < 0)
+            return int(self.places[row % len(self.places)])
+        row = self.neighbour(row, by)
+        return None if row is None else int(self.places[row])
+
+    def _row_of(self, place: int) -> int | None:
+        rows = np.flatnonzero(self.places == place)
+        return int(rows[0]) if len(rows) else None
 
 
 def _digits(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Pointing at the scatter of a dataset: a click or an arrow key picks, a drag selects."""
+"""Pointing at a scatter: a click or an arrow key picks, a drag selects."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import ipywidgets as w
 import numpy as np
 from matplotlib.widgets import LassoSelector, RectangleSelector
 
+from toolkit.widgets.panels.controls import row
 from toolkit.widgets.panels.figure import REACH, Picture
 
 STILL = 4  # pixels that a click may move
@@ -22,15 +23,32 @@ class Pointer:
     Args:
         picture: The scatter's figure.
         event: Runs a callback and tells the user when it fails.
-        view: Has ``state``, ``pick(place)`` and ``selected()``.
+        places: Returns the places of all points in data, (n, 2), NaN where there is none.
+        pick: Called with the place in the data of a point that was clicked.
+        walk: Called with an axis and −1 or 1 when an arrow key is pressed.
+        box: Called with the two ends across and up of a dragged box.
+        outline: Called with the corners of a dragged outline.
+        clear: Called when nothing is to be selected.
     """
 
-    def __init__(self, picture: Picture, event: Callable, view: Any):
-        self._picture, self._event, self._view = picture, event, view
+    def __init__(
+        self,
+        picture: Picture,
+        event: Callable,
+        *,
+        places: Callable[[], np.ndarray],
+        pick: Callable[[int], None],
+        walk: Callable[[int, int], None],
+        box: Callable,
+        outline: Callable,
+        clear: Callable[[], None],
+    ):
+        self._picture, self._event = picture, event
+        self._places, self._pick, self._walk = places, pick, walk
+        self._select_box, self._select_outline, self._select_nothing = box, outline, clear
         self._down: tuple[float, float] | None = None
         self._selectors: dict[str, Any] = {}
-        row = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "2px 8px"}
-        self.widget = w.HBox(layout=row)
+        self.widget = row(grid_gap="2px 8px")
         self.widget.add_class("de-pointer")
         if picture.live:
             self._build_controls()
@@ -47,7 +65,7 @@ class Pointer:
         self.shape.observe(lambda _: self._event(self._switch), "value")
         self.clear = w.Button(description="clear", tooltip="select nothing",
                               layout={"width": "64px"})  # fmt: skip
-        self.clear.on_click(lambda _: self._event(self.select_nothing))
+        self.clear.on_click(lambda _: self._event(self._select_nothing))
         hint = '<span class="pe-quiet">drag: select · click or arrow keys: pick</span>'
         self.widget.children = self.shape, self.clear, w.HTML(hint)
 
@@ -84,19 +102,12 @@ class Pointer:
         # After a first box, matplotlib calls a click a box as well.
         if max(abs(press.x - release.x), abs(press.y - release.y)) <= STILL:
             return
-        self._view.state.select_box((press.xdata, release.xdata), (press.ydata, release.ydata))
-        self._view.selected()
+        self._select_box((press.xdata, release.xdata), (press.ydata, release.ydata))
 
     def _lasso(self, corners) -> None:
         pixels = self._picture.figure.axes[0].transData.transform(corners)
         if len(corners) > 2 and np.ptp(pixels, axis=0).max() > STILL:
-            self._view.state.select_outline(corners)
-            self._view.selected()
-
-    def select_nothing(self) -> None:
-        """Select nothing."""
-        self._view.state.select_ids([])
-        self._view.selected()
+            self._select_outline(corners)
 
     def _press(self, event) -> None:
         self._down = (event.x, event.y) if event.inaxes is not None else None
@@ -108,10 +119,10 @@ class Pointer:
             return
         if np.hypot(event.x - down[0], event.y - down[1]) > STILL:
             return
-        far = np.hypot(*(event.inaxes.transData.transform(self._view.state.places()) - down).T)
+        far = np.hypot(*(event.inaxes.transData.transform(self._places()) - down).T)
         if np.nanmin(far, initial=np.inf) <= REACH:
-            self._view.pick(int(np.nanargmin(far)))
+            self._pick(int(np.nanargmin(far)))
 
     def _key(self, event) -> None:
         if event.key in KEYS:
-            self._view.pick(self._view.state.neighbour(*KEYS[event.key]))
+            self._walk(*KEYS[event.key])

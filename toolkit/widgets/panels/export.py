@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import ipywidgets as w
 
 from toolkit.plots import html_text
-from toolkit.widgets._dataset_state import FORMATS, DatasetState
-
-WIDE = {"description_width": "auto"}
+from toolkit.widgets.panels.controls import WIDE, row
 
 
 class ExportRow:
     """Path, format, which pairs, a button, and a sentence.
 
     Args:
-        state: What is written.
+        export: Writes pairs, given a path, a format and which; returns where, and how many.
+        formats: The formats that there are.
         event: Runs a callback and tells the user when it fails.
     """
 
-    def __init__(self, state: DatasetState, event: Callable):
-        self.state = state
+    def __init__(self, export: Callable, formats: Sequence[str], event: Callable):
+        self._export = export
         self.which = w.Dropdown(
             options=["kept", "selected"], description="write the", style=WIDE,
             layout={"width": "165px"},
@@ -31,15 +30,14 @@ class ExportRow:
             "kept.jsonl", description="pairs to", style=WIDE, layout={"width": "210px"},
             placeholder="file name",
         )  # fmt: skip
-        self.format = w.Dropdown(options=FORMATS, layout={"width": "90px"})
+        self.format = w.Dropdown(options=formats, layout={"width": "90px"})
         self.button = w.Button(description="Export", icon="download", layout={"width": "100px"})
         self.said = w.HTML()
         for drop in (self.which, self.format):
             drop.observe(lambda change: event(self._rename, change["old"], change["new"]), "value")
         self.button.on_click(lambda _: event(self._write))
-        row = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 10px"}
         parts = [self.which, self.path, self.format, self.button]
-        self.widget = w.VBox([w.HBox(parts, layout=row), self.said])
+        self.widget = w.VBox([row(*parts, grid_gap="4px 10px"), self.said])
         for name, widget in {"de-path": self.path, "de-format": self.format,
                              "de-export": self.button, "de-said": self.said}.items():  # fmt: skip
             widget.add_class(name)
@@ -59,7 +57,7 @@ class ExportRow:
     def export(self, path, format: str, which: str):
         """Write the pairs and say so; say why not before an error goes on to the caller."""
         try:
-            written, count = self.state.export(path, format, which)
+            written, count = self._export(path, format, which)
         except (ValueError, OSError, ImportError) as error:
             self.said.value = f"<b>Nothing was written</b>: {html_text(str(error))}"
             raise

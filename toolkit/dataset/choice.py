@@ -1,4 +1,4 @@
-"""What the dataset explorer knows: scores, the two columns, the filter, the selection, a pair."""
+"""What is chosen in a scored dataset: two columns, what a filter keeps, pairs, one of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.path import Path as Outline
 
+from toolkit.dataset.scores import Scores, no_numbers, number_columns
 from toolkit.entanglement import suggest_lr
-from toolkit.measurement import SCORES, Cache, Measurement, PairResult, PairResults
+from toolkit.measurement import (
+    SCORES,
+    Cache,
+    Measurement,
+    PairResult,
+    PairResults,
+    place_in,
+)
 from toolkit.model import Policy
 from toolkit.pairs import PairList, PreferencePair
 from toolkit.scoring import FilteredPairs, export_pairs, filter_pairs, length_confound
-from toolkit.widgets._dataset_scores import Scores, no_numbers, number_columns
 
 FIRST = ("ln_ches", "ches", "cosine", "length_difference", "kappa", "neg_edit_distance",
          "last_hidden_inner")  # fmt: skip
@@ -26,8 +33,8 @@ BETA = 0.1  # of the DPO step that the picked pair's predictions are for
 SLACKS = ("chosen_slack", "rejected_slack")
 
 
-class DatasetState:
-    """Everything that the explorer shows, without a widget.
+class DatasetChoice:
+    """Two columns to look at, a filter, selected pairs and a picked one.
 
     Args:
         policy: The model.
@@ -173,9 +180,17 @@ class DatasetState:
         """The picked pair."""
         return self.pairs[self.index]
 
-    def place_of(self, id: str) -> int | None:
-        """Return where the pair with this id stands."""
-        return self._at.get(id)
+    def place_of(self, id: str) -> int:
+        """Return where the pair with this id stands.
+
+        Raises:
+            ValueError: If no pair has it; the message names close ones.
+        """
+        return self._at[id] if id in self._at else place_in(self.ids, id)
+
+    def selected_ids(self) -> list[str]:
+        """Return the ids of the selected pairs in their order."""
+        return [self.ids[place] for place in self.part("selected")]
 
     def places(self) -> np.ndarray:
         """Return the two drawn values of every pair, (n, 2), NaN where there is none."""

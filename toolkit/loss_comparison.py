@@ -1,4 +1,4 @@
-"""What the explorer of losses knows: the picked pair and loss, the settings, a row a loss."""
+"""All losses on one pair: a row per loss, under one set of settings, measured or assumed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from toolkit.gradients import PairStats
 from toolkit.losses import LOSSES, check_loss, hyper_parameters
 from toolkit.measurement import Cache, Measurement
 from toolkit.pairs import PreferencePair
-from toolkit.widgets.words import signed
 
 SIGNS = {
     "beta": "β",
@@ -64,8 +63,8 @@ class Settings:
     rejected_shift: float = 0.0
 
 
-class LossState:
-    """Everything that the explorer shows, without a widget.
+class LossComparison:
+    """The losses side by side on the picked pair; a change that is refused changes nothing.
 
     Args:
         measurement: The pairs; each is measured when it is picked.
@@ -123,7 +122,8 @@ class LossState:
         s, shown = self.settings, self.shown_shifts()
         if not (s.chosen_shift or s.rejected_shift):
             return ""
-        return f"chosen moved {signed(shown[0])}, rejected {signed(shown[1])} nats"
+        moved = [f"{shift:+.3g}".replace("-", "−") if shift else "0" for shift in shown]
+        return f"chosen moved {moved[0]}, rejected {moved[1]} nats"
 
     def measured(self) -> PairStats:
         """Return the statistics of the picked pair; it is measured when it was not."""

@@ -1,0 +1,1 @@
+"""A scored dataset: the scores of every pair, and what is chosen by them."""
