@@ -246,6 +246,18 @@ class TrajectoryState:
         sizes = np.abs(values[np.isfinite(values)])
         return float(sizes.max(initial=0.0)) or None
 
+    def forces(self) -> pd.DataFrame | None:
+        """What moved every probe in every step; ``None`` where the run does not keep it."""
+        return None if self.trajectory.step_forces is None else self.trajectory.forces()
+
+    def moves(self) -> pd.DataFrame:
+        """One row per step and token of the picked probe: ``actual_delta``, in nats."""
+        t = self.trajectory
+        own = (t.axis["pair_id"] == self.id).to_numpy()
+        steps = np.arange(1, len(t) + 1)
+        frame = t.axis[own].merge(pd.DataFrame({"step": steps}), how="cross")
+        return frame.assign(actual_delta=np.diff(t.logps[:, own], axis=0).T.ravel())
+
     @property
     def kept_step(self) -> int | None:
         """The step nearest to the shown one, after the start, whose weights are kept."""

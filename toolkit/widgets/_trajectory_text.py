@@ -205,8 +205,8 @@ def draw_lines(figure: Figure, state: TrajectoryState) -> list:
     return list(axes.values())
 
 
-def still(state: TrajectoryState) -> str:
-    """The run and the picked probe at the shown step as self-contained HTML."""
+def still(state: TrajectoryState, fall: str) -> str:
+    """The run and the picked probe at the shown step as self-contained HTML; why it fell last."""
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     draw_lines(figure, state)
     parts = [
@@ -219,6 +219,7 @@ def still(state: TrajectoryState) -> str:
         strips(state, state.scale()),
         numbers(state),
         *_still_flow(state),
+        fall,
     ]
     body = "".join(f"<div>{part}</div>" for part in parts if part)
     return f'<div class="pe-still {plots.NO_MATHS}">{STYLE}{body}</div>'

@@ -16,6 +16,7 @@ from toolkit.widgets._events import Events
 from toolkit.widgets._trajectory_lines import Lines
 from toolkit.widgets._trajectory_state import COLORS, TrajectoryState
 from toolkit.widgets.panels.browser import Browser
+from toolkit.widgets.panels.fall import FallPanel
 from toolkit.widgets.panels.figure import image
 from toolkit.widgets.panels.panel import refill
 
@@ -40,6 +41,7 @@ class TrajectoryView(Events):
         self._header, self._note, self._status = w.HTML(), w.HTML(), w.HTML()
         self._prompt, self._strips, self._numbers = w.HTML(), w.HTML(), w.HTML()
         self._flow_words, self._flow = w.HTML(), w.VBox()
+        self.fall = FallPanel(state.forces, state.moves, lambda: state.id, self._event)
         self._build_settings()
         self._build_buttons(buttons)
         self._build_steps()
@@ -134,7 +136,7 @@ class TrajectoryView(Events):
             layout={**row, "align_items": "flex-start", "grid_gap": "8px 24px"},
         )
         top = self._header, settings, buttons, self._note, picture
-        rest = self._status, self._prompt, self._strips, below
+        rest = self._status, self._prompt, self._strips, below, self.fall.widget
         root = w.VBox(
             [w.HTML(text.STYLE), *top, steps, *rest, Browser()],
             layout={"width": "100%", "grid_gap": "6px"},
@@ -148,6 +150,7 @@ class TrajectoryView(Events):
             "te-strips": self._strips,
             "te-numbers": self._numbers,
             "te-flow": flow,
+            "te-fall": self.fall.widget,
             "te-progress": self._left,
             "te-step": self._slider,
             "te-back": self._back,
@@ -221,6 +224,10 @@ class TrajectoryView(Events):
             self._slider.value = s.step
         self._prompt.value = "" if s.pair is None else text.prompt_box(s.pair.prompt_text)
         self.lines.draw(s)
+        if self.running and s.trajectory.step_forces is not None:
+            self.fall.rest()
+        else:
+            self.fall.draw(frozenset())
         self.show_progress()
         self._show_step()
 

@@ -269,7 +269,7 @@ class TrajectoryExplorer:
     def to_html(self) -> str:
         """Return the run and the picked probe at the shown step as self-contained HTML."""
         self._look()
-        return text.still(self._state)
+        return text.still(self._state, self._view.fall.html())
 
     def snapshot(self) -> HTML:
         """Return ``to_html()`` as an output that stays in the saved notebook."""
