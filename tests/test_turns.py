@@ -3,6 +3,7 @@
 import _thread
 import contextlib
 import copy
+import signal
 import sys
 import threading
 import time
@@ -329,7 +330,10 @@ def test_an_error_ends_the_turn():
     assert free() and not waits(policy, shapes.policy("gpt2"))
 
 
-def test_waiting_can_be_interrupted_and_keeps_nobody_from_going_on():
+def test_waiting_can_be_interrupted_and_keeps_nobody_from_going_on(request):
+    # A shell that starts its jobs in the background has them ignore interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     policy, timers = shapes.policy("gpt2"), []
     with held(policy) as leave:
         timer = threading.Timer(0.1, _thread.interrupt_main)
