@@ -94,6 +94,15 @@ def test_the_sentence_holds_the_sums_and_the_drawdown():
     assert "decay" in words and "decay" not in rest
 
 
+def test_the_largest_fall_begins_at_an_earlier_high_not_at_the_highest_point_of_all():
+    """Down 2, up 6, down 3: the fall is the last one, though the lowest point is the first."""
+    frame = forces_frame(steps=3, ids=("a",)).sort_values(["side", "step"])
+    for moves, places in (([-2.0, 6.0, -3.0], [2, 3]), ([-4.0, 6.0, -3.0], [0, 1])):
+        frame["actual_delta"] = moves * 2
+        drawn = artist(panels(plots.anatomy_of_a_fall(frame))["net"], "drawdown")
+        assert drawn.get_xdata().tolist() == places
+
+
 def test_a_rise_is_no_fall():
     frame = forces_frame()
     frame["actual_delta"] = 0.1
