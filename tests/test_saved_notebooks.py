@@ -19,8 +19,8 @@ def draws(source: str) -> bool:
             continue
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             *path, name = ast.unparse(node.func).split(".")
-            table = name.endswith(("_html", "get_cmap"))
-            if name == "figure" or (DRAWING & set(path) and not table):
+            no_figure = name.endswith(("_html", "_sentence", "get_cmap"))
+            if name == "figure" or (DRAWING & set(path) and not no_figure):
                 return True
         nodes.extend(ast.iter_child_nodes(node))
     return False
