@@ -11,29 +11,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.backend_bases import MouseEvent
+import traitlets
+from explorers import HOSTILE, TEXTS, click, part, texts
+from explorers import make_pairs as all_pairs
 
 import toolkit as tk
 from toolkit.dynamics import TrainingRun
-from toolkit.widgets import _trajectory_state, _trajectory_text, trajectory_explorer
-
-HOSTILE = "<img src=x onerror=\"alert('a')\"><script>alert('b')</script>"
-TEXTS = [
-    ("The soup in the new place was", " warm.", " cold."),
-    ("Is the library open on Sunday?", " Yes, until six.", " No, never on a Sunday."),
-    (f"{HOSTILE} Was it good?", f" Yes {HOSTILE}", " No & <b>never</b>"),
-    ("My cousin painted the fence", " green.", " green!"),
-]
-IDS = ["p0", "p1", "<i>p2</i>", "p3"]
+from toolkit.widgets import _trajectory_state, _trajectory_words, trajectory_explorer
 
 
 def make_pairs():
-    return [tk.PreferencePair(id, *row) for id, row in zip(IDS, TEXTS, strict=True)]
+    return all_pairs(4)
 
 
 @pytest.fixture(scope="module")
 def policy():
     return tk.load_model()
+
+
+BUTTONS = ("run", "pause", "stop", "reset")
 
 
 def make(policy, **options):
@@ -49,8 +45,13 @@ def finished(policy):
     shown.close()
 
 
-def view(explorer):
-    return explorer._view
+def button(explorer, name):
+    return part(explorer, f"te-{name}")
+
+
+def marks(explorer):
+    lines = [line for ax in explorer.lines.figure.axes for line in ax.lines]
+    return [line for line in lines if line.get_gid() == "step"]
 
 
 def same(a, b):
@@ -76,8 +77,8 @@ def test_a_run_to_the_end_is_that_of_train(policy, finished):
     )
     assert same(finished.to_frame(), trained.to_frame())
     assert finished.step == 4 and not finished.running and not finished.trajectory.stopped
-    assert view(finished)._left.value == "4 of 4 steps"
-    assert view(finished).buttons["run"].description == "Run again"
+    assert part(finished, "te-progress").value == "4 of 4 steps"
+    assert button(finished, "run").description == "Run again"
 
 
 def test_paused_and_continued_equals_uninterrupted(policy, finished):
@@ -89,11 +90,11 @@ def test_paused_and_continued_equals_uninterrupted(policy, finished):
 
 def test_stop_keeps_everything_done_and_run_starts_again(policy, finished):
     explorer = make(policy).run(3)
-    assert view(explorer).buttons["run"].description == "Continue"
+    assert button(explorer, "run").description == "Continue"
     explorer.stop()
     assert explorer.trajectory.stopped and explorer.to_frame()["step"].max() == 3
     assert explorer.trajectory.checkpoints.keys() == {0, 2, 3}
-    assert "Stopped after 3 of 4 steps" in view(explorer)._note.value
+    assert "Stopped after 3 of 4 steps" in part(explorer, "te-note").value
     assert "Stopped after 3 of 4 steps" in explorer.to_html()
     explorer.run()
     assert not explorer.trajectory.stopped and same(explorer.to_frame(), finished.to_frame())
@@ -103,21 +104,21 @@ def test_reset_goes_back_to_the_start(policy, finished):
     explorer = make(policy).run(2)
     explorer.reset()
     assert explorer.step == 0 and explorer.to_frame()["step"].max() == 0
-    assert "Press Run to train" in view(explorer)._status.value
+    assert "Press Run to train" in part(explorer, "te-status").value
     assert same(explorer.run().to_frame(), finished.to_frame())
 
 
 def test_settings_are_used_from_the_next_start_on(policy):
     explorer = make(policy).run(1)
     before = explorer.to_frame()
-    view(explorer)._lr.value = 1e-4
-    view(explorer)._loss.value = "ipo"
-    assert "controls have changed" in view(explorer)._note.value
+    part(explorer, "te-lr").value = 1e-4
+    part(explorer, "te-loss").value = "ipo"
+    assert "controls have changed" in part(explorer, "te-note").value
     assert same(explorer.to_frame(), before) and explorer.to_frame().attrs["lr"] == 1e-5
     explorer.run(1)
     attrs = explorer.to_frame().attrs
     assert (attrs["lr"], attrs["loss"], explorer.step) == (1e-4, "ipo", 1)
-    assert "controls" not in view(explorer)._note.value
+    assert "controls" not in part(explorer, "te-note").value
 
 
 def test_hyperparameters_go_only_to_a_loss_that_has_them(policy):
@@ -134,8 +135,8 @@ def test_bad_settings_leave_the_run_as_it_is(policy):
     explorer = make(policy).run(1)
     before = explorer.to_frame()
     explorer.configure(lr=-1.0)
-    view(explorer).buttons["run"].click()
-    assert "lr must be a positive number, received -1.0" in view(explorer)._note.value
+    button(explorer, "run").click()
+    assert "lr must be a positive number, received -1.0" in part(explorer, "te-note").value
     assert same(explorer.to_frame(), before)
 
 
@@ -145,7 +146,7 @@ def test_error_in_a_step_is_a_sentence_and_keeps_what_is_done(policy, monkeypatc
     with pytest.raises(ValueError, match="not finite"):
         explorer.run()
     assert len(explorer.trajectory) == 2 and isinstance(explorer.error, ValueError)
-    note = view(explorer)._note.value
+    note = part(explorer, "te-note").value
     assert "Step 3 failed" in note and "&lt;b&gt;p1&lt;/b&gt; is not finite" in note
     assert "Step 3 failed" in explorer.to_html()
     monkeypatch.undo()
@@ -163,7 +164,7 @@ async def until(condition, seconds=600):
 def test_background_run_moves_pauses_and_stops(policy, finished):
     async def session():
         explorer = make(policy)
-        buttons = view(explorer).buttons
+        buttons = {name: button(explorer, name) for name in BUTTONS}
         buttons["run"].click()
         assert explorer.running and buttons["run"].disabled and not buttons["pause"].disabled
         await until(lambda: explorer._state.done >= 1)
@@ -182,7 +183,7 @@ def test_background_run_moves_pauses_and_stops(policy, finished):
 
     explorer = asyncio.run(session())
     assert 2 <= len(explorer.trajectory) < 50 and explorer.trajectory.stopped
-    assert "Stopped after" in view(explorer)._note.value
+    assert "Stopped after" in part(explorer, "te-note").value
 
 
 def test_a_run_that_diverges_is_stopped_with_a_sentence(policy):
@@ -190,13 +191,15 @@ def test_a_run_that_diverges_is_stopped_with_a_sentence(policy):
     with pytest.warns(RuntimeWarning, match="diverged at step 1 "):
         explorer.run()
     assert explorer.trajectory.stopped and explorer.error is None and not explorer.running
-    note = view(explorer)._note.value
+    note = part(explorer, "te-note").value
     assert "Training diverged at step 1 with lr=1e+30" in note and "Run or Reset starts" in note
-    assert view(explorer).buttons["run"].description == "Run"
+    assert button(explorer, "run").description == "Run"
     again = tk.TrajectoryExplorer(run=explorer._state.run)
-    assert "diverged at step 1" in view(again)._note.value
+    assert "diverged at step 1" in part(again, "te-note").value
     explorer.configure(lr=1e-5)
-    assert len(explorer.run(2).trajectory) == 2 and "diverged" not in view(explorer)._note.value
+    assert (
+        len(explorer.run(2).trajectory) == 2 and "diverged" not in part(explorer, "te-note").value
+    )
 
 
 def test_a_live_optimizer_keeps_its_own_rates(policy):
@@ -206,17 +209,17 @@ def test_a_live_optimizer_keeps_its_own_rates(policy):
         [{"params": weights[:2]}, {"params": weights[2:], "lr": 1e-6}], lr=7e-4
     )
     shown = tk.TrajectoryExplorer(policy, make_pairs(), optimizer=one, steps=2)
-    assert shown.settings["lr"] == 7e-4 and view(shown)._lr.value == 7e-4
+    assert shown.settings["lr"] == 7e-4 and part(shown, "te-lr").value == 7e-4
     expected = tk.train(policy, make_pairs(), optimizer=one, steps=2, progress=False)
     np.testing.assert_array_equal(shown.run().trajectory.logps, expected.logps)
     assert shown.trajectory.settings["lr"] == 7e-4
     shown = tk.TrajectoryExplorer(policy, make_pairs(), optimizer=several, steps=2)
     assert shown.run().trajectory.settings["lr"] == [7e-4, 1e-6]
-    assert view(shown)._lr.description == "learning rate (each group has its own)"
+    assert part(shown, "te-lr").description == "learning rate (each group has its own)"
     again = tk.TrajectoryExplorer(trajectory=shown.trajectory)
     assert again.settings["lr"] is None
     shown.configure(lr=1e-4)
-    assert view(shown)._lr.description == "learning rate"
+    assert part(shown, "te-lr").description == "learning rate"
     assert shown.run().trajectory.settings["lr"] == 1e-4
     named = tk.TrajectoryExplorer(policy, make_pairs(), steps=2)
     assert named.settings["lr"] == 3e-5
@@ -227,7 +230,7 @@ def test_reset_while_it_runs_leaves_the_buttons_ready(policy):
     explorer = make(policy)
 
     async def click():
-        buttons = view(explorer).buttons
+        buttons = {name: button(explorer, name) for name in BUTTONS}
         buttons["run"].click()
         assert buttons["run"].disabled and not buttons["stop"].disabled
         await asyncio.sleep(0.05)
@@ -235,11 +238,11 @@ def test_reset_while_it_runs_leaves_the_buttons_ready(policy):
         await asyncio.sleep(0.05)
 
     asyncio.run(click())
-    buttons = view(explorer).buttons
+    buttons = {name: button(explorer, name) for name in BUTTONS}
     assert not explorer.running and len(explorer.trajectory) == 0
     assert not buttons["run"].disabled and buttons["run"].description == "Run"
     assert buttons["stop"].disabled and buttons["pause"].disabled
-    assert view(explorer)._left.value.startswith("0 of 4 steps")
+    assert part(explorer, "te-progress").value.startswith("0 of 4 steps")
 
 
 def test_error_in_the_background_is_told(policy, monkeypatch):
@@ -247,12 +250,12 @@ def test_error_in_the_background_is_told(policy, monkeypatch):
 
     async def session():
         explorer = make(policy)
-        view(explorer).buttons["run"].click()
+        button(explorer, "run").click()
         await until(lambda: not explorer.running)
         return explorer
 
     explorer = asyncio.run(session())
-    assert "Step 2 failed" in view(explorer)._note.value and len(explorer.trajectory) == 1
+    assert "Step 2 failed" in part(explorer, "te-note").value and len(explorer.trajectory) == 1
 
 
 def test_interrupt_pauses(policy, finished, monkeypatch):
@@ -271,23 +274,23 @@ def test_interrupt_pauses(policy, finished, monkeypatch):
 
 
 def legend(explorer):
-    return re.search(r"step 0, nats.*?</div>", view(explorer)._strips.value)[0]
+    return re.search(r"step 0, nats.*?</div>", part(explorer, "te-strips").value)[0]
 
 
 def limits(explorer):
-    return [(ax.get_xlim(), ax.get_ylim()) for ax in view(explorer).lines.picture.figure.axes]
+    return [(ax.get_xlim(), ax.get_ylim()) for ax in explorer.lines.figure.axes]
 
 
 def test_slider_moves_everything_but_the_scales(finished):
     """Colours and axes that jump between steps cannot be compared."""
     seen, scales = set(), set()
     for step in (4, 1, 2, 3):
-        view(finished)._slider.value = step
-        marks = view(finished).lines._marks
-        assert len(marks) == 5 and {line.get_xdata()[0] for line in marks} == {step}
-        assert f"After step {step}" in view(finished)._status.value
-        assert f"<th>step {step}</th>" in view(finished)._numbers.value
-        seen.add(view(finished)._strips.value)
+        part(finished, "te-step").value = step
+        found = marks(finished)
+        assert len(found) == 5 and {line.get_xdata()[0] for line in found} == {step}
+        assert f"After step {step}" in part(finished, "te-status").value
+        assert f"<th>step {step}</th>" in part(finished, "te-numbers").value
+        seen.add(part(finished, "te-strips").value)
         scales.add((legend(finished), json.dumps(limits(finished))))
     assert len(seen) == 4 and len(scales) == 1
     own = finished.trajectory.axis["pair_id"] == finished.selection
@@ -299,18 +302,18 @@ def test_strips_show_the_numbers_of_the_step(finished):
     finished.step, finished.selection = 3, "p1"
     tokens = finished.tokens()
     since = tokens["logp"] - finished.trajectory.tokens(0).query("pair_id == 'p1'")["logp"].values
-    assert f"{since.iloc[0]:.6g}".replace("-", "−") in view(finished)._strips.value
+    assert f"{since.iloc[0]:.6g}".replace("-", "−") in part(finished, "te-strips").value
     finished.color = "this_step"
     for name in ("predicted_delta", "actual_delta"):
         shown = f"{tokens[name].iloc[0]:.6g}".replace("-", "−")
-        assert shown in view(finished)._strips.value, name
+        assert shown in part(finished, "te-strips").value, name
     finished.color = "since_start"
 
 
 def test_sentence_names_the_regime_and_both_changes(finished):
     finished.step, finished.selection = 2, "p0"
     rows = finished.to_frame().query("step == 2 and pair_id == 'p0'").set_index("side")
-    words = view(finished)._status.value
+    words = part(finished, "te-status").value
     assert f"<code>{rows['regime'].iloc[0]}</code>" in words
     for name in ("predicted_delta", "actual_delta"):
         assert f"{rows.loc['chosen', name]:+.3g}".replace("-", "−") in words
@@ -322,7 +325,7 @@ def verdict(explorer, monkeypatch, predicted, actual):
     frame["regime"], frame["actual_regime"] = predicted, actual
     with monkeypatch.context() as patch:
         patch.setattr(explorer._state, "frame", frame)
-        return _trajectory_text.sentence(explorer._state)
+        return _trajectory_words.sentence(explorer._state)
 
 
 def test_the_verdict_has_the_colour_of_what_happened(finished, monkeypatch):
@@ -354,9 +357,9 @@ def test_flow_says_which_kept_step_it_is(finished):
     t = finished.trajectory
     expected = tk.mass_flow(t.policy_at(0), t.policy_at(2), make_pairs()[1])
     assert same(flow.reset_index(drop=True), expected.reset_index(drop=True))
-    assert "step 0 → step 2" in view(finished)._flow_words.value
-    assert "nearest to 3" in view(finished)._flow_words.value
-    assert bytes(view(finished)._flow.children[0].value).startswith(b"\x89PNG")
+    assert "step 0 → step 2" in finished._flow_words.value
+    assert "nearest to 3" in finished._flow_words.value
+    assert bytes(finished._flow.children[0].value).startswith(b"\x89PNG")
 
 
 def test_flow_waits_until_the_slider_rests(finished, monkeypatch):
@@ -366,43 +369,53 @@ def test_flow_waits_until_the_slider_rests(finished, monkeypatch):
 
     async def session():
         for step in (4, 1, 4, 2, 4):
-            view(finished)._slider.value = step
+            part(finished, "te-step").value = step
         assert not calls
-        await until(lambda: view(finished)._settle_timer is None)
+        await until(lambda: not finished._flow_settle.waiting)
 
     asyncio.run(session())
     assert len(calls) == 1
 
 
 def test_click_in_the_lines_and_buttons_pick_a_step(finished):
-    axes = view(finished).lines.picture.figure.axes[0]
+    axes = finished.lines.figure.axes[0]
     x, y = axes.transData.transform((2.2, np.mean(axes.get_ylim())))
-    canvas = axes.figure.canvas
-    canvas.callbacks.process(
-        "button_press_event", MouseEvent("button_press_event", canvas, x, y, 1)
-    )
+    click(finished.lines, (x, y))
     assert finished.step == 2
-    view(finished)._on.click()
-    assert finished.step == view(finished)._slider.value == 3
-    view(finished)._back.click()
+    part(finished, "te-on").click()
+    assert finished.step == part(finished, "te-step").value == 3
+    part(finished, "te-back").click()
     assert finished.step == 2
+
+
+def test_runs_are_compared_step_by_step(policy, finished):
+    """Two runs linked by probe, step and colour move together."""
+    other = make(policy, lr=1e-6, live=False).run()
+    for name in ("selection", "step", "color"):
+        traitlets.link((finished, name), (other, name))
+    part(other, "te-step").value = 1
+    part(finished, "te-probe").value = "p1"
+    assert finished.step == 1 and other.selection == "p1"
+    assert "After step 1" in part(finished, "te-status").value
+    finished.color = "this_step"
+    assert part(other, "te-color").value == "this_step"
+    finished.color = "since_start"
+    other.close()
 
 
 def test_probe_is_picked_anywhere(finished):
-    view(finished)._choose.value = 3
+    part(finished, "te-probe").value = "p3"
     assert finished.selection == "p3"
-    assert html.escape(TEXTS[3][0]) in view(finished)._prompt.value
+    assert html.escape(TEXTS["p3"][0]) in part(finished, "pe-prompt").value
     finished.selection = "p0"
-    assert view(finished)._choose.value == 0
+    assert part(finished, "te-probe").value == "p0"
 
 
 def test_text_from_data_is_never_html(finished):
     finished.selection = "<i>p2</i>"
-    v = view(finished)
-    parts = [v._status, v._prompt, v._strips, v._numbers, v._header, v._note, v._flow_words]
-    for shown in [*(part.value for part in parts), finished.to_html()]:
+    for shown in texts(finished):
         assert "<script" not in shown and "<img src=x" not in shown and "<i>p2" not in shown
-    assert html.escape(HOSTILE) in v._prompt.value
+    assert html.escape(HOSTILE) in part(finished, "pe-prompt").value
 
 
 def test_still_copy_holds_the_numbers_of_the_frame(finished):
@@ -417,8 +430,7 @@ def test_still_copy_holds_the_numbers_of_the_frame(finished):
     assert finished.snapshot().data == still
 
 
-def test_still_copy_follows_the_run(policy, monkeypatch):
-    monkeypatch.setattr(trajectory_explorer, "LATER", 0.05)
+def test_still_copy_follows_the_run(policy):
     written = []
 
     class Handle:
@@ -426,14 +438,14 @@ def test_still_copy_follows_the_run(policy, monkeypatch):
             written.append(shown.data)
 
     explorer = make(policy)
-    explorer._twin = Handle()
+    explorer._twin, explorer._copy.seconds = Handle(), 0.05
     explorer.run(1)
     assert "1 of 4 steps" in written[-1] and "pe-twin" in written[-1]
 
     async def session():
-        view(explorer).buttons["run"].click()
+        button(explorer, "run").click()
         await until(lambda: not explorer.running)
-        await until(lambda: explorer._twin_timer is None)
+        await until(lambda: not explorer._copy.waiting)
 
     asyncio.run(session())
     assert len(written) == 2 and "4 of 4 steps" in written[-1]
@@ -449,7 +461,7 @@ def test_an_existing_run_goes_on(policy, finished):
     run = TrainingRun(policy, make_pairs(), steps=4, batch_size=2, lr=1e-5, checkpoint_every=2)
     next(run)
     explorer = tk.TrajectoryExplorer(run=run)
-    assert explorer.step == 1 and view(explorer)._lr.disabled
+    assert explorer.step == 1 and part(explorer, "te-lr").disabled
     explorer.run(1)
     assert len(run.trajectory) == 2 and len(explorer.mass_flow())
     assert same(explorer.run().to_frame(), finished.to_frame())
@@ -460,19 +472,19 @@ def test_an_existing_run_goes_on(policy, finished):
 def test_a_finished_trajectory_is_shown(policy, finished, tmp_path):
     saved = finished.trajectory.save(tmp_path / "t")
     explorer = tk.TrajectoryExplorer(trajectory=tk.Trajectory.load(saved))
-    assert explorer.step == 4 and view(explorer).buttons["run"].disabled
-    assert "pairs are not known" in view(explorer)._flow.children[0].value
+    assert explorer.step == 4 and button(explorer, "run").disabled
+    assert "pairs are not known" in explorer._flow.children[0].value
     assert "step 4" in explorer.to_html()
     explorer = tk.TrajectoryExplorer(policy, make_pairs(), trajectory=tk.Trajectory.load(saved))
-    assert len(explorer.mass_flow()) and not view(explorer).buttons["run"].disabled
+    assert len(explorer.mass_flow()) and not button(explorer, "run").disabled
 
 
 def test_without_predictions_or_ipympl(policy):
     explorer = make(policy, predict=False, live=False).run(1)
-    assert "was not predicted" in view(explorer)._status.value
-    assert bytes(view(explorer).lines.widget.value).startswith(b"\x89PNG")
+    assert "was not predicted" in part(explorer, "te-status").value
+    assert bytes(explorer.lines.widget.value).startswith(b"\x89PNG")
     explorer.color = "this_step"
-    assert "actual change" in view(explorer)._strips.value and explorer.figure()
+    assert "actual change" in part(explorer, "te-strips").value and explorer.figure()
 
 
 def test_large_models_keep_fewer_weights(policy, monkeypatch):
@@ -485,9 +497,13 @@ def test_large_models_keep_fewer_weights(policy, monkeypatch):
 
 def test_progress_tells_time_and_memory(policy):
     explorer = make(policy)
-    assert re.search(r"0 of 4 steps, time known .* keeps \d+ MiB", view(explorer)._left.value)
+    assert re.search(
+        r"0 of 4 steps, time known .* keeps \d+ MiB", part(explorer, "te-progress").value
+    )
     explorer.run(2)
-    assert re.search(r"2 of 4 steps, about \d+ s to go \(.* s a step\)", view(explorer)._left.value)
+    assert re.search(
+        r"2 of 4 steps, about \d+ s to go \(.* s a step\)", part(explorer, "te-progress").value
+    )
     assert math.isfinite(explorer._state.seconds_left)
 
 
@@ -496,8 +512,8 @@ def test_own_loss_is_offered_by_name(policy):
         return rejected_logps - chosen_logps
 
     explorer = make(policy, loss=margin_loss).run(1)
-    assert "margin_loss" in _trajectory_text.header(explorer._state)
-    assert view(explorer)._loss.options[0] == ("margin_loss", margin_loss)
+    assert "margin_loss" in _trajectory_words.header(explorer._state)
+    assert part(explorer, "te-loss").options[0] == ("margin_loss", margin_loss)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 
 import pandas as pd
@@ -10,9 +9,9 @@ from matplotlib.figure import Figure
 
 from toolkit import plots
 from toolkit.plots import REGIMES, html_text, visible_token
+from toolkit.widgets import words
 from toolkit.widgets._trajectory_state import ACTUAL, SINCE, TrajectoryState
-from toolkit.widgets.panels.figure import png
-from toolkit.widgets.words import STYLE, failure, prompt_box, short, signed, token_words
+from toolkit.widgets.words import failure, say, short, signed
 
 SMALL = ("loss", "margin", "kl")
 TITLES = {"loss": "loss", "margin": "margin of the rewards", "kl": "KL to the reference, nats"}
@@ -28,19 +27,14 @@ def header(state: TrajectoryState) -> str:
     s = state.trajectory.settings
     hparams = ", ".join(f"{n} {s[n]:g}" for n in ("beta", "tau", "gamma", "lam") if n in s)
     rates = " and ".join(map(short, s["lr"] if isinstance(s["lr"], list) else [s["lr"]]))
-    words = [
-        f"<b>{html_text(str(s['model']))}</b>",
-        html_text(str(s["dtype"])),
-        f"parameters: {html_text(str(s['params']))}",
-        *token_words(s),
-        f"reference: {html_text(str(s['ref']))}",
+    return words.header(
+        s,
         f"loss: {html_text(str(s['loss']))}{f' ({html_text(hparams)})' if hparams else ''}",
         f"optimiser: {html_text(str(s['optimizer']))}",
         f"learning rate {rates}",
         f"batches of {s['batch_size']}",
         f"{len(state.ids)} probes",
-    ]
-    return f'<div class="pe-quiet">{" · ".join(words)}</div>'
+    )
 
 
 def note(state: TrajectoryState) -> str:
@@ -55,39 +49,38 @@ def note(state: TrajectoryState) -> str:
         lines.append("<b>The controls have changed</b>: Run or Reset starts anew with them.")
     divergence = state.trajectory.divergence
     if divergence is not None:
-        words = html_text(str(divergence))
-        lines.append(f"<b>Training {words}.</b> Run or Reset starts again from step 0.")
+        why = html_text(str(divergence))
+        lines.append(f"<b>Training {why}.</b> Run or Reset starts again from step 0.")
     elif state.stopped:
         lines.append(
             f"<b>Stopped after {state.done} of {state.total} steps</b>; everything up to there is "
             "kept. Run starts again from step 0."
         )
-    return "".join(f'<div class="pe-quiet" role="status">{line}</div>' for line in lines)
+    return words.quiet(lines, ' role="status"')
 
 
 def progress(state: TrajectoryState, running: bool) -> str:
     """How far the run is, how long it will take and what it keeps."""
-    words = f"{state.done} of {state.total} steps"
+    told = f"{state.done} of {state.total} steps"
     pace = state.seconds_a_step
     if not state.finished and math.isfinite(pace) and not state.stopped:
-        words += f", about {_clock(state.seconds_left)} {'left' if running else 'to go'}"
-        words += f" ({pace:.2g} s a step)"
+        told += f", about {_clock(state.seconds_left)} {'left' if running else 'to go'}"
+        told += f" ({pace:.2g} s a step)"
     elif not state.finished and not state.stopped:
-        words += f", time known after one; keeps {state.kept_bytes / 2**20:.0f} MiB"
-    return words
+        told += f", time known after one; keeps {state.kept_bytes / 2**20:.0f} MiB"
+    return told
 
 
 def sentence(state: TrajectoryState) -> str:
     """What training has done to the picked probe so far, and what the last step was."""
     rows, (predicted, real), step = state.rows, state.regimes, state.step
-    color = plots.regime_of(real).color
     name = f"<b>probe {html_text(visible_token(state.id))}</b>"
     if step == 0:
         starts = [f"{side} {short(rows.loc[side, 'logps'])}" for side in rows.index]
         text = f"{name} — Step 0, the start: log π is {' and '.join(starts)} nats."
         if not state.done:
             text += " Press Run to train."
-        return f'<div class="pe-say" style="border-color: {color}">{text}</div>'
+        return say(real, text)
     since = rows["logps"] - _start(state)["logps"]
     text = (
         f"{name} — After step {step}, the chosen response is "
@@ -106,7 +99,7 @@ def sentence(state: TrajectoryState) -> str:
             f"{_two(rows['predicted_delta'])}"
         )
     quiet = f'<span class="pe-quiet">Chosen and rejected, in this order. The probe was {inside}.'
-    return f'<div class="pe-say" style="border-color: {color}">{text}. {quiet}</span></div>'
+    return say(real, f"{text}. {quiet}</span>")
 
 
 def numbers(state: TrajectoryState) -> str:
@@ -119,9 +112,9 @@ def numbers(state: TrajectoryState) -> str:
     sides = ("chosen", "rejected")
     cells = [(now.loc[side], start.loc[side]) for _, now, start in parts for side in sides]
     lines = []
-    for words, (show, value) in LINES.items():
+    for title, (show, value) in LINES.items():
         texts = "".join(f"<td>{show(value(now, start))}</td>" for now, start in cells)
-        lines.append(f"<tr><td>{words}</td>{texts}</tr>")
+        lines.append(f"<tr><td>{title}</td>{texts}</tr>")
     above = "".join(f'<th colspan="2">{html_text(name)}</th>' for name, *_ in parts)
     below = "".join(f"<th>{side}</th>" for _ in parts for side in sides)
     return (
@@ -203,40 +196,6 @@ def draw_lines(figure: Figure, state: TrajectoryState) -> list:
         if axes[name].get_legend():
             axes[name].get_legend().remove()
     return list(axes.values())
-
-
-def still(state: TrajectoryState, fall: str) -> str:
-    """The run and the picked probe at the shown step as self-contained HTML; why it fell last."""
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    draw_lines(figure, state)
-    parts = [
-        header(state),
-        f'<div class="pe-quiet">{html_text(progress(state, False))}</div>',
-        note(state),
-        _picture(figure, "lines of the training run"),
-        sentence(state),
-        "" if state.pair is None else prompt_box(state.pair.prompt_text),
-        strips(state, state.scale()),
-        numbers(state),
-        *_still_flow(state),
-        fall,
-    ]
-    body = "".join(f"<div>{part}</div>" for part in parts if part)
-    return f'<div class="pe-still {plots.NO_MATHS}">{STYLE}{body}</div>'
-
-
-def _still_flow(state: TrajectoryState) -> list[str]:
-    if state.kept_step is None:
-        return []
-    try:
-        return [flow_words(state), _picture(flow_figure(state), "flow of probability")]
-    except ValueError as error:
-        return [f'<div class="pe-quiet">{html_text(str(error))}</div>']
-
-
-def _picture(figure: Figure, alt: str) -> str:
-    data = base64.b64encode(png(figure, dpi=90)).decode()
-    return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
 
 
 def _start(state: TrajectoryState) -> pd.DataFrame:
