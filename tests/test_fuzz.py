@@ -6,6 +6,8 @@ from pathlib import Path
 
 import fuzz
 import fuzz_pairs
+import numpy as np
+import pandas as pd
 import pytest
 
 import toolkit as tk
@@ -18,10 +20,27 @@ HERE = Path(__file__).parent
 )
 def test_malformed_input_ends_in_a_result_or_one_clear_error(kind, cases):
     ends = {fuzz.run(kind, seed) for seed in range(cases)}
-    assert "refused" in ends and ends & {
-        "loaded",
-        "result",
-    }  # both halves of the contract were tried
+    # Both halves of the contract were tried.
+    assert "refused" in ends and ends & {"loaded", "result"}
+
+
+FRAME = pd.DataFrame()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: tk.loss_weights(tk.pair_stats, int),
+        lambda: tk.audit_pairs(np.array(None), tk.load_model()),
+        lambda: tk.PairStream(np.array(None)),
+        lambda: tk.score_pairs(tk.load_model(), [], measures=["similarity"], loss=FRAME),
+        lambda: tk.train(tk.load_model(), tk.load_pairs("stance", limit=2), lr=1e-5, steps=10**60),
+        lambda: tk.PreferencePair([None], "a", "b", "c", row=FRAME),
+    ],
+    ids=["loss without signature", "array", "stream", "frame as loss", "endless", "row"],
+)
+def test_what_the_fuzzer_found_is_refused_clearly(call):
+    assert fuzz.ends_clearly(call) is None
 
 
 def raises(error):

@@ -64,6 +64,15 @@ def whole(name: str, value: Any, *, optional: bool = False, unit: str = "integer
     return value
 
 
+def is_iterable(value: Any) -> bool:
+    """Return whether a value can be gone through; an array without a dimension only looks so."""
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
+
+
 def check_seed(value: Any) -> int:
     """Return the seed of a random generator, a whole number of 63 bits."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from toolkit.checks import check_seed, flag, positive, whole
+from toolkit.checks import check_seed, flag, positive, shown, whole
 from toolkit.dynamics import _optimizers, batch_gradient, given, responses
 from toolkit.dynamics._interrupts import uninterrupted
 from toolkit.dynamics._lora import trained_policy
@@ -26,6 +26,7 @@ from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair
 
 WATCHED = 8  # probes, where none are given
+MOST_STEPS = 10_000_000  # their minibatches are drawn before the first one
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class TrainingRun:
         **hparams: float,
     ):
         whole("steps", steps)
+        if steps > MOST_STEPS:
+            raise ValueError(f"steps may be at most {MOST_STEPS:,}, received {shown(steps)}")
         check_seed(seed)
         whole("checkpoint_every", checkpoint_every, optional=True)
         positive("max_grad_norm", max_grad_norm, optional=True)

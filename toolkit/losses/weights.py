@@ -158,7 +158,12 @@ def _losses(key: str, function: Callable, leaves: Mapping[str, Tensor], hparams)
 def _resolve(loss, hparams) -> tuple[str, Callable[..., Tensor], dict[str, float]]:
     if callable(loss):
         key, function = getattr(loss, "__name__", "custom"), loss
-        own = hyper_parameters(loss)
+        try:
+            own = hyper_parameters(loss)
+        except (TypeError, ValueError):  # built-in types and some C functions have none
+            raise ValueError(
+                f"loss={shown(loss)} has no signature to read; give a Python function"
+            ) from None
         allowed = {name: p.default is p.empty for name, p in own.items()}
         defaults = {n: p.default for n, p in own.items() if isinstance(p.default, numbers.Real)}
         limits = {}

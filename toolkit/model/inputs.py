@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 from tqdm.auto import tqdm
 
-from toolkit.checks import choice, shown
+from toolkit.checks import choice, is_iterable, shown
 from toolkit.pairs import EncodedPair, PairError, PreferencePair
 
 if TYPE_CHECKING:
@@ -108,13 +108,10 @@ def check_pairs(pairs: Any, name: str = "pairs", *, text: bool = False) -> list:
     asked = f"{name} must be a list with at least one PreferencePair"
     # Text, a mapping and a frame can be gone through too, but not pair by pair.
     single = isinstance(pairs, (str, bytes, Mapping)) or hasattr(pairs, "columns")
-    if single or not isinstance(pairs, Iterable):
+    if single or not is_iterable(pairs):
         load = shown(pairs) if isinstance(pairs, str) else "..."
         raise ValueError(f"{asked}, received {type(pairs).__name__}: use tk.load_pairs({load})")
-    try:
-        items = list(pairs)
-    except TypeError:  # an array without a dimension
-        raise ValueError(f"{asked}, received {shown(pairs)}") from None
+    items = list(pairs)
     if not items:
         raise ValueError(f"{name} is empty: {asked}")
     for i, item in enumerate(items):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from toolkit.checks import choice, flag, whole
+from toolkit.checks import choice, flag, is_iterable, whole
 
 from ._encode import TRUNCATIONS, Side, cut_sides, encode_sides
 from ._formats import IDENTICAL
@@ -70,7 +70,7 @@ def audit_pairs(
     """
     whole("max_length", max_length, optional=True)
     choice("truncation", truncation, (None, *TRUNCATIONS))
-    if isinstance(pairs, str | dict | PreferencePair) or not isinstance(pairs, Iterable):
+    if isinstance(pairs, str | dict | PreferencePair) or not is_iterable(pairs):
         raise ValueError(
             f"pairs must be a list of PreferencePair, received {type(pairs).__name__}: use "
             "tk.load_pairs(...)"

@@ -66,7 +66,8 @@ class PreferencePair:
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str):
-            raise PairError(f"id must be a str, got {type(self.id).__name__}", row=self.row)
+            row = self.row if type(self.row) is int else None
+            raise PairError(f"id must be a str, got {type(self.id).__name__}", row=row)
         self._check_rest()
         for name in ("prompt", "chosen", "rejected"):
             try:

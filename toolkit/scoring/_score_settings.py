@@ -81,7 +81,10 @@ class Settings:
 
     def _check_loss(self) -> None:
         if "entanglement" not in self.measures:
-            needs = [*self.hparams, *(["loss"] if self.loss != "dpo" else [])]
+            needs = [
+                *self.hparams,
+                *([] if isinstance(self.loss, str) and self.loss == "dpo" else ["loss"]),
+            ]
             if needs:
                 measures = ", ".join(repr(name) for name in (*self.measures, "entanglement"))
                 raise ValueError(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolkit.checks import whole
+from toolkit.checks import is_iterable, whole
 from toolkit.pairs import (
     EncodedPair,
     PairList,
@@ -116,7 +116,7 @@ class PairStream:
         try:
             return read_rows(source, self.split)
         except ValueError:
-            if isinstance(source, str | os.PathLike) or not isinstance(source, Iterable):
+            if isinstance(source, str | os.PathLike) or not is_iterable(source):
                 raise
         return enumerate(source)
 
