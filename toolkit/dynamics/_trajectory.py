@@ -257,7 +257,7 @@ class Trajectory:
         Raises:
             ValueError: If there is no such step.
         """
-        self._check_step(step)
+        self.check_step(step)
         frame = self.axis.drop(columns="row")
         frame["logp"] = self.logps[step]
         frame["predicted_delta"] = self.predicted[step - 1] if step else np.nan
@@ -285,7 +285,7 @@ class Trajectory:
             ValueError: If the weights of that step were not kept (it names the nearest), or the
                 policy has other parameters.
         """
-        self._check_step(step)
+        self.check_step(step)
         if step not in self.checkpoints:
             near = min(self.checkpoints, key=lambda kept: abs(kept - step))
             raise ValueError(
@@ -329,7 +329,8 @@ class Trajectory:
         starts = np.flatnonzero(np.diff(self.axis["row"].to_numpy(), prepend=-1))
         return np.add.reduceat(tokens, starts, axis=-1)
 
-    def _check_step(self, step) -> None:
+    def check_step(self, step) -> None:
+        """Refuse what is no step of this run, with the steps there are."""
         whole = isinstance(step, (int, np.integer)) and not isinstance(step, bool)
         if not whole or not 0 <= step <= len(self):
             raise ValueError(f"step must be 0 to {len(self)}, received {step!r}")

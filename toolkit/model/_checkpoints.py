@@ -38,11 +38,10 @@ def model_folder(name_or_path) -> Path:
     return hub_folder(os.fspath(name_or_path), MODEL_FILES)
 
 
-def load_causal_lm(name_or_path, dtype):
-    """Return a causal LM with every weight of its checkpoint, read from safetensors alone."""
+def load_causal_lm(folder: Path, name_or_path, dtype):
+    """Return the causal LM in a folder, every weight of it; messages call it by its own name."""
     from transformers import AutoModelForCausalLM
 
-    folder = model_folder(name_or_path)
     _refuse_other_weights(folder)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -119,25 +118,26 @@ def quiet():
             logging.enable_progress_bar()
 
 
-def load_tokenizer(path):
-    """Return the tokenizer of a model's folder or hub name."""
+def load_tokenizer(folder: Path, name_or_path):
+    """Return the tokenizer in a model's folder; messages call it by the model's own name."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_folder(path), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizer files fail in as many ways as there are formats
-        raise ValueError(f"no tokenizer found for {str(path)!r}: {first_line(error)}") from None
+        raise ValueError(
+            f"no tokenizer found for {str(name_or_path)!r}: {first_line(error)}"
+        ) from None
     # Without its files, a tokenizer class of some models is built empty rather than refused.
     if tokenizer.vocab_size == 0:
-        raise ValueError(f"no tokenizer found for {str(path)!r}: its vocabulary is empty")
+        raise ValueError(f"no tokenizer found for {str(name_or_path)!r}: its vocabulary is empty")
     return tokenizer
 
 
-def tokenizer_if_any(name_or_path):
+def tokenizer_if_any(folder: Path, name_or_path):
     """Return the tokenizer saved with a model, or ``None`` where there is none."""
-    folder = model_folder(name_or_path)
     saved = any(f for glob in TOKENIZER_FILES for f in folder.glob(glob))
-    return load_tokenizer(folder) if saved else None
+    return load_tokenizer(folder, name_or_path) if saved else None
 
 
 def same_tokens(tokenizer, other) -> None:

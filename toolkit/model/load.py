@@ -11,6 +11,7 @@ import torch
 from toolkit.model._checkpoints import (
     load_causal_lm,
     load_tokenizer,
+    model_folder,
     quiet,
     same_tokens,
     to_device,
@@ -55,16 +56,18 @@ def load_model(
     """
     path = SHIPPED_MODEL if name_or_path is None else name_or_path
     torch_dtype, where = to_dtype(dtype), to_device(device)
+    folder = model_folder(path)
     with quiet() if name_or_path is None else contextlib.nullcontext():
-        model = load_causal_lm(path, torch_dtype).to(where)
+        model = load_causal_lm(folder, path, torch_dtype).to(where)
     if adapter is not None:
         model = with_adapter(model, adapter)
-    tokenizer, ref_model = load_tokenizer(path), None
+    tokenizer, ref_model = load_tokenizer(folder, path), None
     if isinstance(ref, Policy):
         ref_model = ref.model
         same_tokens(tokenizer, ref.tokenizer)
     elif ref is not None:
-        ref_model = load_causal_lm(ref, torch_dtype).to(where)
-        same_tokens(tokenizer, tokenizer_if_any(ref))
+        ref_folder = model_folder(ref)
+        ref_model = load_causal_lm(ref_folder, ref, torch_dtype).to(where)
+        same_tokens(tokenizer, tokenizer_if_any(ref_folder, ref))
     name = "tiny (shipped)" if name_or_path is None else str(name_or_path)
     return Policy(model, tokenizer, ref_model, name=name)

@@ -125,7 +125,7 @@ class TrajectoryExplorer(Explorer):
             state.index = place_in(state.ids, value, "is no id of these probes")
         elif name == "step":
             self._look()
-            state.trajectory._check_step(value)
+            state.trajectory.check_step(value)
             value = state.step = int(value)
         elif name == "color":
             state.color = choice("color", value, COLORS)
