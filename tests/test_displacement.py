@@ -404,7 +404,7 @@ def test_a_small_step_of_flow_moves_mass_as_the_rates_say():
 def test_frame_of_the_theory():
     theory = single_token_theory(shapes.policy("qwen2", append_eos=False), SINGLE, beta=0.2)
     frame = theory.to_frame()
-    assert len(frame) == 1 and frame.attrs["loss"] == "dpo" and frame.attrs["beta"] == 0.2
+    assert len(frame) == 1 and frame.attrs["loss_name"] == "dpo" and frame.attrs["beta"] == 0.2
     row = frame.iloc[0]
     terms = ["norm_term", "alignment_term", "other_tokens_term", "chosen_term"]
     assert row[terms].sum() == pytest.approx(row["total"])

@@ -311,7 +311,7 @@ def test_trajectory_holds_what_was_measured():
     assert len(frame) == 4 * 3 * 2 and len(steps) == len(trajectory) == 3
     assert trajectory.r_squared() > 0.999 and (steps["r_squared"] > 0.99).all()
     assert set(frame["regime"].dropna()) <= set(REGIMES)
-    assert frame.attrs["loss"] == "dpo" and frame.attrs["beta"] == BETA
+    assert frame.attrs["loss_name"] == "dpo" and frame.attrs["beta"] == BETA
     assert sorted(trajectory.checkpoints) == [0, 2, 3]
     last = frame[frame["step"] == 3].reset_index(drop=True)
     model = trajectory.policy_at(3)

@@ -347,7 +347,7 @@ def test_the_frame_has_the_agreed_columns_and_labels():
     np.testing.assert_allclose(frame["log_ratio"], 0.0)
     margin = frame["predicted_chosen_delta"] - frame["predicted_rejected_delta"]
     np.testing.assert_array_equal(frame["predicted_margin_delta"], margin)
-    expected = {**policy.labels("head").to_attrs(), "loss": "dpo", "lr": 0.5, "beta": 0.2}
+    expected = {**policy.labels("head").to_attrs(), "loss_name": "dpo", "lr": 0.5, "beta": 0.2}
     assert frame.attrs == {**expected, "first_order_nats": 0.3}
 
 

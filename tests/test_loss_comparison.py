@@ -29,20 +29,20 @@ def test_rows_are_those_of_entanglement(losses, measured):
         own = {"beta": 0.1} if name == "dpo" else {}
         stats = measured.given_stats.take([3])
         expected = tk.entanglement(stats, name, lr=1e-3, **own).to_frame().iloc[0]
-        row = losses.frame.set_index("loss").loc[name]
+        row = losses.frame.set_index("loss_name").loc[name]
         for column in ("d_chosen", "predicted_chosen_delta", "predicted_rejected_delta"):
             np.testing.assert_array_equal(row[column], expected[column])
 
 
 def test_a_hyper_parameter_reaches_the_losses_that_have_it(losses):
     assert losses.reach("lam") == ["slic"] and losses.reach("beta") == ["dpo"]
-    before = losses.frame.set_index("loss")
+    before = losses.frame.set_index("loss_name")
     losses.set({"lam": 3.0})
-    after = losses.frame.set_index("loss")
+    after = losses.frame.set_index("loss_name")
     assert after.loc["dpo"].equals(before.loc["dpo"])
     assert after.loc["slic", "d_chosen"] != before.loc["slic", "d_chosen"]
     losses.reset()
-    assert losses.frame.set_index("loss").equals(before)
+    assert losses.frame.set_index("loss_name").equals(before)
 
 
 def test_a_refused_change_changes_nothing(losses):

@@ -47,7 +47,7 @@ def own_loss(chosen_logps, rejected_logps, *, weight=1.5, beta=0.1):
 
 
 def rows(explorer):
-    return explorer.to_frame().set_index("loss")
+    return explorer.to_frame().set_index("loss_name")
 
 
 def test_every_loss_of_the_table_has_its_row_with_the_numbers_of_entanglement(explorer, stats):
@@ -189,7 +189,7 @@ def test_a_loss_is_picked_by_python_dropdown_buttons_and_both_pictures(explorer)
     assert explorer.loss == "ipo_avg"
     order = tk.plots.delta_order(explorer.to_frame())
     click(explorer.bars, axes(explorer.bars).transData.transform((0, 5)))
-    assert explorer.loss == explorer.to_frame()["loss"].iloc[order[5]]
+    assert explorer.loss == explorer.to_frame()["loss_name"].iloc[order[5]]
     place = list(tk.LOSSES).index("cpo")
     click(explorer.map, points(axes(explorer.map))[1][place])
     assert explorer.loss == "cpo"
@@ -263,7 +263,7 @@ def test_a_name_of_a_function_is_never_html(policy, stats):
 def test_a_loss_that_refuses_a_value_is_left_out_and_named(explorer):
     explorer.loss = "discopop"
     explorer.set(tau=5.0)
-    assert explorer.left_out["loss"].tolist() == ["discopop"]
+    assert explorer.left_out["loss_name"].tolist() == ["discopop"]
     assert "tau of discopop must lie in" in explorer.left_out["reason"].iloc[0]
     assert "discopop is left out" in part(explorer, "le-note").value
     assert explorer.loss == "dpo" and "discopop" not in rows(explorer).index
@@ -279,7 +279,7 @@ def test_a_loss_that_needs_a_value_waits_for_it(policy, stats):
         return scale * (rejected_logps - chosen_logps)
 
     explorer = tk.LossExplorer(policy, make_pairs(), stats=stats, losses=["dpo", needy])
-    assert explorer.left_out["loss"].tolist() == ["needy"]
+    assert explorer.left_out["loss_name"].tolist() == ["needy"]
     explorer.set(scale=3.0)
     assert explorer.left_out.empty and rows(explorer).loc["needy", "d_chosen"] == 3.0
 

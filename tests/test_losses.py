@@ -91,7 +91,7 @@ def test_simpo_as_a_users_function_has_the_length_ratio():
     weights = tk.loss_weights(stats, simpo)
     ratio = weights.d_chosen / weights.d_rejected
     np.testing.assert_allclose(ratio, stats.rejected_length / stats.chosen_length)
-    assert weights.loss == "simpo" and weights.hparams == {"beta": 2.0, "gamma": 0.5}
+    assert weights.loss_name == "simpo" and weights.hparams == {"beta": 2.0, "gamma": 0.5}
 
 
 def test_pairs_do_not_mix_in_a_batch():
@@ -127,7 +127,7 @@ def test_a_users_function_works_everywhere_a_name_does():
     stats = tk.pair_stats(shapes.policy("gpt2"), shapes.ragged_pairs(), progress=False)
     frame = tk.entanglement(stats, half_squared_chosen, lr=0.5).to_frame()
     np.testing.assert_allclose(frame["d_chosen"], -stats.chosen_logps)
-    assert frame.attrs["loss"] == "half_squared_chosen" and frame.attrs["lr"] == 0.5
+    assert frame.attrs["loss_name"] == "half_squared_chosen" and frame.attrs["lr"] == 0.5
     assert (frame["d_rejected"] == 0).all() and frame["ratio"].isna().all()
 
 
@@ -135,7 +135,7 @@ def test_a_partial_and_a_callable_object_are_functions_too():
     stats = batch(*PAIRS)
     partial = tk.loss_weights(stats, functools.partial(tk.LOSSES["dpo"].function, beta=0.1))
     np.testing.assert_array_equal(partial.d_chosen, tk.loss_weights(stats, "dpo").d_chosen)
-    assert partial.loss == "custom" and partial.hparams == {"beta": 0.1}
+    assert partial.loss_name == "custom" and partial.hparams == {"beta": 0.1}
 
 
 def test_weights_are_taken_also_where_gradients_are_off():
@@ -162,9 +162,10 @@ def test_defaults_are_the_tables_and_do_not_leak_between_calls():
 def test_frame_and_table():
     frame = tk.loss_weights(batch(*PAIRS, ids=["a", "b", "c"]), "dpo", beta=0.2).to_frame()
     assert list(frame.columns) == ["id", "loss", "d_chosen", "d_rejected"]
-    assert frame["id"].tolist() == ["a", "b", "c"] and frame.attrs == {"loss": "dpo", "beta": 0.2}
+    assert frame["id"].tolist() == ["a", "b", "c"]
+    assert frame.attrs == {"loss_name": "dpo", "beta": 0.2}
     table = tk.loss_table()
-    assert table.index.tolist() == list(tk.LOSSES) and table.index.name == "loss"
+    assert table.index.tolist() == list(tk.LOSSES) and table.index.name == "loss_name"
     assert table.loc["dpo", "trl_loss_type"] == "sigmoid" and table.loc["dpo", "needs_ref"]
     for key, row in tk.LOSSES.items():
         assert row.key == key and row.formula and row.source

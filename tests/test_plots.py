@@ -359,8 +359,8 @@ def test_every_regime_is_drawn():
 
 def test_caption_holds_the_labels_and_the_loss():
     frame = pairs_frame(1)
-    frame.attrs = {"model": "tiny", "params": "all", "append_eos": False, "loss": "dpo", "lr": 0.1}
-    frame.attrs |= {"margin_gap": 0.00123, "other": 3}
+    frame.attrs = {"model": "tiny", "params": "all", "append_eos": False, "loss_name": "dpo"}
+    frame.attrs |= {"lr": 0.1, "margin_gap": 0.00123, "other": 3}
     wanted = "tiny · parameters: all · EOS appended: no · loss: dpo · lr: 0.1 · margin gap: 0.0012"
     assert plots.caption(frame) == wanted and plots.caption(pairs_frame(1)) == ""
 
@@ -718,7 +718,7 @@ def losses_frame():
     d_rejected = np.array([0.05, 0.05, 0.05, 10.0, 0.1, 0.0])
     names = ["dpo", "rdpo", "cpo", "ipo", "$x_{$", "<b>sft</b>"]
     chosen, rejected = 4 * d_chosen - 3 * d_rejected, 3 * d_chosen - 9 * d_rejected
-    frame = pd.DataFrame({"loss": names, "d_chosen": d_chosen, "d_rejected": d_rejected})
+    frame = pd.DataFrame({"loss_name": names, "d_chosen": d_chosen, "d_rejected": d_rejected})
     frame["cosine"], frame["band_center"] = 0.5, 1.5
     with np.errstate(divide="ignore"):
         frame["ratio"] = d_chosen / d_rejected
@@ -728,7 +728,7 @@ def losses_frame():
 
 
 def loss_bars(frame, **options):
-    return plots.delta_bars(frame, name="loss", log=True, **options)
+    return plots.delta_bars(frame, name="loss_name", log=True, **options)
 
 
 def words_of(ax, gid):
@@ -749,7 +749,7 @@ def test_loss_map_names_every_loss_once():
 @pytest.mark.parametrize(("cosine", "factor"), [(0.9, 1), (-0.4, 1), (0.9, 0.05), (0.9, 12)])
 def test_labels_of_losses_stay_on_the_map_and_do_not_overlap(cosine, factor):
     frame = pd.concat([losses_frame().iloc[[0]]] * 14, ignore_index=True).assign(cosine=cosine)
-    frame["loss"] = [f"loss{k}" for k in range(14)]
+    frame["loss_name"] = [f"loss{k}" for k in range(14)]
     frame["d_chosen"] = factor * np.geomspace(0.05, 0.2, 14)
     ax = plots.loss_map(frame, ylim=4)
     ax.figure.canvas.draw()
@@ -770,7 +770,7 @@ def test_loss_bars_are_sorted_and_hold_the_numbers():
     rows = frame.iloc[plots.delta_order(frame)]
     assert rows["predicted_chosen_delta"].is_monotonic_decreasing
     names = words_of(ax, "name")
-    assert [name.removeprefix("▸ ") for name in names] == rows["loss"].tolist()
+    assert [name.removeprefix("▸ ") for name in names] == rows["loss_name"].tolist()
     assert [name for name in names if name.startswith("▸")] == ["▸ dpo"]
     points = {artist.get_gid(): artist for artist in ax.collections}
     for side in ("chosen", "rejected"):
@@ -788,7 +788,7 @@ def test_loss_bars_keep_their_scale_and_say_what_lies_beyond():
     loss_bars(small, ax=ax)
     assert ax.get_xlim() == scale and ax.get_title(loc="left") == ""
     loss_bars(frame.iloc[:2], ax=ax)
-    assert sorted(words_of(ax, "name")) == sorted(frame["loss"][:2])
+    assert sorted(words_of(ax, "name")) == sorted(frame["loss_name"][:2])
 
 
 def test_views_of_losses_say_that_numbers_are_hypothetical():

@@ -90,7 +90,7 @@ def test_columns_are_those_of_the_measures_own_functions(policy):
         kinds = {"check_dtype": False, "check_names": False}
         pd.testing.assert_frame_equal(scores[list(own)], own, rtol=1e-5, atol=1e-4, **kinds)
     assert scores.attrs["tau"] == 0.3
-    assert scores.attrs["loss"] == "ipo"
+    assert scores.attrs["loss_name"] == "ipo"
     assert scores.attrs["dtype"] == "float32"
 
 
@@ -583,7 +583,7 @@ def test_a_loss_that_cannot_be_told_apart_needs_a_version(policy, out):
         score_pairs(policy, pairs_of(2), out=out, **options)
     assert not list(out.parent.iterdir())
     memory = score_pairs(policy, pairs_of(2), **options)
-    assert memory.attrs["loss"] == "loss"
+    assert memory.attrs["loss_name"] == "loss"
     loss.version = "1"
     exactly(memory, score_pairs(policy, pairs_of(2), out=out, **options))
     loss.version = "2"

@@ -117,7 +117,7 @@ def test_settings_are_used_from_the_next_start_on(policy):
     assert same(explorer.to_frame(), before) and explorer.to_frame().attrs["lr"] == 1e-5
     explorer.run(1)
     attrs = explorer.to_frame().attrs
-    assert (attrs["lr"], attrs["loss"], explorer.step) == (1e-4, "ipo", 1)
+    assert (attrs["lr"], attrs["loss_name"], explorer.step) == (1e-4, "ipo", 1)
     assert "controls" not in part(explorer, "te-note").value
 
 

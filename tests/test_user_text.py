@@ -113,8 +113,10 @@ FIGURES = {
     "boxes": lambda f: plots.score_histogram(f, PRICE, by="group $^$"),
     "scores": lambda f: plots.score_scatter(f, x=PRICE, y="cosine", picked=f["id"][0]),
     "score histogram": lambda f: plots.score_histogram(f, PRICE),
-    "losses": lambda f: plots.loss_map(f.assign(loss=f["id"], cosine=0.4)),
-    "loss bars": lambda f: plots.delta_bars(f.assign(loss=f["id"]), name="loss", log=True),
+    "losses": lambda f: plots.loss_map(f.assign(loss_name=f["id"], cosine=0.4)),
+    "loss bars": lambda f: plots.delta_bars(
+        f.assign(loss_name=f["id"]), name="loss_name", log=True
+    ),
     "run": lambda f: plots.trajectory(
         f.assign(step=0, side="chosen", loss=1.0), value="loss", picked=f["id"][0]
     ),
@@ -144,7 +146,7 @@ def test_no_name_in_a_figure_is_read_as_mathematics(name):
     "draw",
     [
         lambda f: plots.numbers_table(f, picked=f["id"][0]),
-        lambda f: plots.loss_table_html(f.assign(loss=f["id"], **LOSSES)),
+        lambda f: plots.loss_table_html(f.assign(loss_name=f["id"], **LOSSES)),
         lambda f: plots.prompt_strip_html(
             f.assign(position=range(12), token=f["id"], pair_id="p"), value=PRICE
         ),

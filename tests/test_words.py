@@ -164,7 +164,7 @@ def test_the_start_is_chosen_again_when_all_is_measured(policy, pairs, monkeypat
 
 def test_losses_beyond_first_order_are_told_by_their_directions(policy, pairs, measured):
     explorer = tk.LossExplorer(policy, pairs, stats=measured["stats"], live=False)
-    frame = explorer.to_frame().set_index("loss")
+    frame = explorer.to_frame().set_index("loss_name")
     assert explorer.selection == "near-011" and frame.loc["dpo", "first_order"]
     assert not frame.loc["ipo", "first_order"]  # it pulls two hundred times as hard
     assert "nats" in _loss_words.sentence(explorer.losses).split("Ratio of")[0]
@@ -203,8 +203,8 @@ def test_captions_count_what_first_order_holds_for(measured):
 
 def test_bars_hatch_what_is_beyond_first_order(measured):
     frame = tk.entanglement(measured["stats"], "ipo", lr=1e-5).to_frame()
-    frame["loss"] = frame["id"]
-    ax = plots.delta_bars(frame, name="loss", log=True)
+    frame["loss_name"] = frame["id"]
+    ax = plots.delta_bars(frame, name="loss_name", log=True)
     spans = {a.get_gid(): a for a in ax.patches if str(a.get_gid()).startswith("beyond")}
     assert spans["beyond+1"].get_x() == 0.3 and spans["beyond-1"].get_visible()
     left = spans["beyond-1"]
@@ -212,6 +212,6 @@ def test_bars_hatch_what_is_beyond_first_order(measured):
     frame.attrs.pop("first_order_nats")
     assert not any(
         a.get_visible()
-        for a in plots.delta_bars(frame, name="loss", log=True).patches
+        for a in plots.delta_bars(frame, name="loss_name", log=True).patches
         if a.get_hatch()
     )

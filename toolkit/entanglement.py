@@ -144,7 +144,7 @@ class Entanglement:
         """Return the pairs at these positions, in this order."""
         at, w = np.arange(len(self))[list(index)], self.weights
         weights = LossWeights(
-            w.loss,
+            w.loss_name,
             w.hparams,
             w.losses[at],
             w.d_chosen[at],
@@ -169,7 +169,7 @@ class Entanglement:
         delta = frame["predicted_chosen_delta"] - frame["predicted_rejected_delta"]
         frame["predicted_margin_delta"], frame["regime"] = delta, self.regime
         frame["first_order"], frame["first_order_lr"] = self.first_order, self.first_order_lr
-        frame.attrs.update(loss=self.weights.loss, lr=self.lr, **self.weights.hparams)
+        frame.attrs.update(loss_name=self.weights.loss_name, lr=self.lr, **self.weights.hparams)
         frame.attrs["first_order_nats"] = FIRST_ORDER_NATS
         return frame
 

@@ -114,7 +114,7 @@ class LossComparison:
     @property
     def row(self) -> pd.Series:
         """The picked loss's row of the frame."""
-        return self.frame.set_index("loss", drop=False).loc[self.loss]
+        return self.frame.set_index("loss_name", drop=False).loc[self.loss]
 
     @property
     def hypothetical(self) -> str:
@@ -244,8 +244,8 @@ class LossComparison:
         self.frame.attrs["first_order_nats"] = FIRST_ORDER_NATS
         if self.hypothetical:
             self.frame.attrs["hypothetical"] = self.hypothetical
-        if rows and self.loss not in {row["loss"] for row in rows}:
-            self.loss = rows[0]["loss"]
+        if rows and self.loss not in {row["loss_name"] for row in rows}:
+            self.loss = rows[0]["loss_name"]
 
     def _row(self, name: str, loss, own: dict[str, float], stats: PairStats) -> dict | str:
         """Return the row of a loss, or why there is none."""
@@ -253,7 +253,8 @@ class LossComparison:
             result = entanglement(stats, loss, lr=self.settings.lr, **own)
         except ValueError as error:
             return str(error)
-        row: dict[str, Any] = {"id": stats.ids[0], "loss": name, "cosine": float(stats.cosine[0])}
+        row: dict[str, Any] = {"id": stats.ids[0], "loss_name": name}
+        row["cosine"] = float(stats.cosine[0])
         for weight in ("d_chosen", "d_rejected"):
             row[weight] = float(getattr(result.weights, weight)[0]) + 0.0  # no −0
         for column in COLUMNS:

@@ -99,7 +99,7 @@ class DatasetChoice:
     def _suggested_lr(self) -> float | None:
         """A learning rate for a DPO step on any of the pairs; ``None`` if the scores are others."""
         attrs, ours = self.frame.attrs, self.policy.labels("all").model
-        found = attrs.get("loss"), attrs.get("beta"), attrs.get("model")
+        found = attrs.get("loss_name"), attrs.get("beta"), attrs.get("model")
         if found != ("dpo", BETA, ours) or not set(SLACKS) <= set(self._values):
             return None
         return suggest_lr(*(self._values[name] for name in SLACKS))

@@ -94,8 +94,8 @@ class SingleTokenTheory:
         return self._labelled(order)
 
     def _labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
-        attrs = {**self.labels.to_attrs(), "loss": self.weights.loss, **self.weights.hparams}
-        frame.attrs.update(attrs)
+        named = {"loss_name": self.weights.loss_name, **self.weights.hparams}
+        frame.attrs.update(self.labels.to_attrs(), **named)
         return frame
 
 

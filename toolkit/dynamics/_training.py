@@ -337,7 +337,7 @@ class TrainingRun:
         sums = self._watch.sums(logps), self._watch.sums(self._watch.ref_logps)
         scores = batch_gradient.scores(self._probes, *sums)
         found = batch_gradient.weigh(self.loss, scores, self.hparams)
-        self.settings.update(loss=found.loss, **found.hparams)
+        self.settings.update(loss_name=found.loss_name, **found.hparams)
         return found.losses
 
     def _kept(self) -> dict[str, Tensor]:

@@ -111,7 +111,7 @@ class Trajectory:
         s, kept = self.settings, ", ".join(map(str, sorted(self.checkpoints)))
         end = f", {self.divergence}" if self.divergence else ", stopped" if self.stopped else ""
         return (
-            f"Trajectory({len(self)} steps of {s['optimizer']} on {s['loss']}, "
+            f"Trajectory({len(self)} steps of {s['optimizer']} on {s['loss_name']}, "
             f"{self.losses.shape[1]} probes, weights kept at {kept}{end})"
         )
 

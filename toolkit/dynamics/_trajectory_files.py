@@ -13,7 +13,7 @@ import pandas as pd
 
 from toolkit.checks import one_line
 
-FORMAT = 1
+FORMAT = 2
 HEAD, NUMBERS = "trajectory.json", "numbers.safetensors"
 TOKENS, STEPS = "tokens.parquet", "steps.parquet"
 ARRAYS = ("logps", "predicted", "ref_logps", "losses", "kl", "in_batch")

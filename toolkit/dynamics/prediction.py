@@ -107,7 +107,8 @@ def predict_step(
     forces = forces_on(policy, watched, encoded, batch, step)
     frame = _frame(policy, encoded, watched, before, after, forces)
     frame.attrs.update(given.labels_of(policy, params, "weights before the step"))
-    frame.attrs.update(loss=batch.weights.loss, **batch.weights.hparams, **recipe.to_attrs())
+    frame.attrs.update(loss_name=batch.weights.loss_name, **batch.weights.hparams)
+    frame.attrs.update(recipe.to_attrs())
     frame.attrs.update(
         skipped=left_out,
         batch_size=len(encoded),

@@ -97,7 +97,7 @@ def loss_table() -> pd.DataFrame:
 
     Returns:
         A frame with ``formula``, ``ratio`` (what ``d_chosen / d_rejected`` does), ``defaults``,
-        ``needs_ref``, ``source``, ``trl_loss_type`` and ``trl_trainer``, indexed by ``loss``.
+        ``needs_ref``, ``source``, ``trl_loss_type`` and ``trl_trainer``, indexed by ``loss_name``.
 
     Source:
         Each row's own; the weights are those of arXiv 2410.13828, Table 1.
@@ -110,4 +110,4 @@ def loss_table() -> pd.DataFrame:
     columns = ["formula", "ratio", "defaults", "needs_ref", "source"]
     columns += ["trl_loss_type", "trl_trainer"]
     rows = {key: [getattr(row, c) for c in columns] for key, row in LOSSES.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("loss")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("loss_name")

@@ -42,14 +42,14 @@ class LossWeights:
     """How hard a loss pulls on each response: ``−∇ℓ = d_chosen·g_chosen − d_rejected·g_rejected``.
 
     Attributes:
-        loss: Key of the loss, or the name of the user's function.
+        loss_name: Key of the loss, or the name of the user's function.
         hparams: Hyper-parameters used.
         losses: Loss value of each pair, shape ``[B]``.
         d_chosen: ``−∂ℓ/∂chosen_logps``, shape ``[B]``, per nat.
         d_rejected: ``+∂ℓ/∂rejected_logps``, shape ``[B]``, per nat.
     """
 
-    loss: str
+    loss_name: str
     hparams: Mapping[str, float]
     losses: np.ndarray
     d_chosen: np.ndarray
@@ -63,7 +63,7 @@ class LossWeights:
         )
         if self.ids:
             frame.insert(0, "id", self.ids)
-        frame.attrs.update(loss=self.loss, **self.hparams)
+        frame.attrs.update(loss_name=self.loss_name, **self.hparams)
         return frame
 
 

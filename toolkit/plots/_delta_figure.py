@@ -93,7 +93,7 @@ def delta_bars(frame, *, name="id", picked=None, top=30, log=False, limits=None,
 
     Args:
         frame: ``predicted_chosen_delta, predicted_rejected_delta`` in nats, and ``name``.
-        name: the column that names the lines: ``id`` for pairs, ``loss`` for losses.
+        name: the column that names the lines: ``id`` for pairs, ``loss_name`` for losses.
         picked: the name to mark.
         top: how many lines at most, those with the largest changes.
         log: a scale that is logarithmic on both sides of zero, for losses: they differ by orders
@@ -110,9 +110,9 @@ def delta_bars(frame, *, name="id", picked=None, top=30, log=False, limits=None,
 
     Example:
         >>> import pandas as pd
-        >>> frame = pd.DataFrame({"loss": ["dpo", "cpo"], "predicted_chosen_delta": [0.1, 2.0],
+        >>> frame = pd.DataFrame({"loss_name": ["dpo", "cpo"], "predicted_chosen_delta": [0.1, 2.0],
         ...     "predicted_rejected_delta": [-0.2, 1.0]})
-        >>> [text.get_text() for text in delta_bars(frame, name="loss").texts[:2]]
+        >>> [text.get_text() for text in delta_bars(frame, name="loss_name").texts[:2]]
         ['cpo', 'dpo']
     """
     require(frame, name, *_DELTAS)

@@ -14,11 +14,11 @@ _LABELS = {
     "token_mask": "mask: {}",
     "optimizer_metric": "metric: {}",
     "ref": "reference: {}",
-    "loss": "loss: {}",
+    "loss_name": "loss: {}",
     "lr": "lr: {}",
     "method": "{}",
 }
-_PLURAL = {"id": "ids", "pair_id": "pairs", "loss": "losses"}
+_PLURAL = {"id": "ids", "pair_id": "pairs", "loss_name": "losses"}
 _OF_GRADIENTS = ("params", "optimizer_metric")
 
 

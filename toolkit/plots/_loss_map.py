@@ -19,8 +19,8 @@ def loss_map(frame, *, picked=None, ylim=None, ax=None):
     logarithmic axis: it is named above the map.
 
     Args:
-        frame: one row per loss: ``loss, cosine, d_chosen, d_rejected, band_center, regime``.
-        picked: the ``loss`` to ring.
+        frame: one row per loss: ``loss_name, cosine, d_chosen, d_rejected, band_center, regime``.
+        picked: the ``loss_name`` to ring.
         ylim: half-height of the map; None fits the points.
         ax: axes to draw on; a map of losses that is there already is moved, and keeps its limits
             unless ``ylim`` is given. Points beyond them are drawn on the edge.
@@ -35,11 +35,11 @@ def loss_map(frame, *, picked=None, ylim=None, ax=None):
 
     Example:
         >>> import pandas as pd
-        >>> frame = pd.DataFrame({"loss": ["dpo", "cpo"], "cosine": 0.6, "d_chosen": [0.05, 1.05],
-        ...     "d_rejected": 0.05, "band_center": 2.0, "regime": ["both_down", "both_up"]})
+        >>> frame = pd.DataFrame({"loss_name": ["dpo", "cpo"], "regime": ["both_down", "both_up"],
+        ...     "cosine": 0.6, "d_chosen": [0.05, 1.05], "d_rejected": 0.05, "band_center": 2.0})
         >>> ax = loss_map(frame, picked="dpo")
     """
-    require(frame, "loss")
+    require(frame, "loss_name")
     ax = entanglement_map(_by_loss(frame), picked=picked, ylim=ylim, annotate=False, ax=ax)
     artists = named(ax)
     if "leaders" not in artists:
@@ -50,16 +50,16 @@ def loss_map(frame, *, picked=None, ylim=None, ax=None):
         text.remove()
     places = artists["pairs"].get_offsets()
     shown = np.isfinite(np.ma.filled(places, np.nan)).all(1)
-    groups = _groups(places, frame["loss"].tolist(), shown, picked, ax)
+    groups = _groups(places, frame["loss_name"].tolist(), shown, picked, ax)
     artists["leaders"].set_segments(_label(ax, groups, picked))
-    names = [short(loss, 20) for loss in frame["loss"][~shown]]
+    names = [short(loss, 20) for loss in frame["loss_name"][~shown]]
     title_lines(ax, frame, f"not on a log axis (a weight ≤ 0): {', '.join(names)}" * bool(names))
     return ax
 
 
 def _by_loss(frame):
     """The frame as the entanglement map reads it; its caption leaves out what cannot matter."""
-    rows = frame.assign(id=frame["loss"])
+    rows = frame.assign(id=frame["loss_name"])
     rows.attrs = {name: value for name, value in frame.attrs.items() if name != "lr"}
     return rows
 

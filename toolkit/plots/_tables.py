@@ -85,9 +85,9 @@ def loss_table_html(frame, *, picked=None) -> str:
     """The losses of one pair with their weights and predicted changes, as escaped HTML.
 
     Args:
-        frame: one row per loss: ``loss, d_chosen, d_rejected, ratio, regime,
+        frame: one row per loss: ``loss_name, d_chosen, d_rejected, ratio, regime,
             predicted_chosen_delta, predicted_rejected_delta, settings, note``.
-        picked: the ``loss`` to mark.
+        picked: the ``loss_name`` to mark.
 
     Returns:
         Self-contained HTML; the labels of ``frame.attrs`` are the caption.
@@ -97,19 +97,19 @@ def loss_table_html(frame, *, picked=None) -> str:
 
     Example:
         >>> import pandas as pd
-        >>> frame = pd.DataFrame({"loss": ["dpo"], "d_chosen": 0.05, "d_rejected": 0.05,
+        >>> frame = pd.DataFrame({"loss_name": ["dpo"], "d_chosen": 0.05, "d_rejected": 0.05,
         ...     "ratio": 1.0, "regime": "ideal", "predicted_chosen_delta": 0.1,
         ...     "predicted_rejected_delta": -0.2, "settings": "β 0.1", "note": ""})
         >>> "both" in loss_table_html(frame)
         False
     """
-    require(frame, "loss", "regime", *_LOSS_HEADS, "settings", "note")
-    if picked is not None and picked not in set(frame["loss"]):
+    require(frame, "loss_name", "regime", *_LOSS_HEADS, "settings", "note")
+    if picked is not None and picked not in set(frame["loss_name"]):
         raise ValueError(f"picked={picked!r} is not in the frame's {len(frame)} losses")
     heads = [("loss", "pet-left", ""), *((head, "", title) for head, title in _LOSS_HEADS.values())]
     heads += [(head, "pet-left", "") for head in ("regime", "settings", "note")]
     lines = zip(frame.iterrows(), holds(frame), strict=True)
-    rows = (_loss_row(row, row["loss"] == picked, known) for (_, row), known in lines)
+    rows = (_loss_row(row, row["loss_name"] == picked, known) for (_, row), known in lines)
     hypothetical = frame.attrs.get("hypothetical")
     words = f"HYPOTHETICAL: {hypothetical} · " if hypothetical else ""
     return _table("pet-loss", heads, rows, words + caption(frame))
@@ -159,7 +159,7 @@ def _number_row(row: pd.Series, column: Column, names: list[str]) -> str:
 def _loss_row(row, picked: bool, known: bool) -> str:
     regime = regime_of(row["regime"])
     dot = f'<span class="pet-dot" style="background:{regime.color}"></span>'
-    cells = [_row_head("▸ " * picked + html_text(str(row["loss"])))]
+    cells = [_row_head("▸ " * picked + html_text(str(row["loss_name"])))]
     for name in _LOSS_HEADS:
         change = name.endswith("_delta")
         text = _change(row[name], name, change and not known, 3, change)

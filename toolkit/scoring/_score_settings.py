@@ -122,7 +122,7 @@ class Settings:
     def labels(self) -> dict[str, object]:
         """What the numbers of the loss belong to, for a person."""
         measured = "entanglement" in self.measures
-        return {"loss": _name(self.loss), **self.hparams} if measured else {}
+        return {"loss_name": _name(self.loss), **self.hparams} if measured else {}
 
     def _loss_key(self) -> str:
         if isinstance(self.loss, str):

@@ -29,8 +29,8 @@ def header(found: DatasetChoice) -> str:
     """What the scores were measured with, and how many pairs there are."""
     attrs, ours = found.frame.attrs, found.policy.labels("all")
     more = [f"<b>{len(found.pairs):,} pairs</b>"]
-    if "loss" in attrs:
-        more.insert(0, f"loss of the regimes: {html_text(str(attrs['loss']))}")
+    if "loss_name" in attrs:
+        more.insert(0, f"loss of the regimes: {html_text(str(attrs['loss_name']))}")
     return words.header({"model": ours.model, "ref": ours.ref, **attrs}, *more)
 
 

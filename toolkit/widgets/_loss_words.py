@@ -42,7 +42,7 @@ def note(losses: LossComparison, skipped_before: int = 0) -> str:
 def sentence(losses: LossComparison) -> str:
     """What a step of the picked loss does to the picked pair, and why, with the numbers."""
     row = losses.row
-    name = html_text(row["loss"])
+    name = html_text(row["loss_name"])
     rule = f" Ratio of {name}: {html_text(row['ratio_rule'])}." * bool(row["ratio_rule"])
     formula = f" ℓ = {html_text(row['formula'])} ({html_text(row['source'])})." * bool(
         row["formula"]

@@ -300,6 +300,6 @@ def usual_rate(optimizer: str | torch.optim.Optimizer) -> float | None:
 
 
 def _settings_of(found: Mapping, run: TrainingRun | None) -> Settings:
-    loss = found["loss"] if run is None else run.loss
+    loss = found["loss_name"] if run is None else run.loss
     lr = None if isinstance(found["lr"], list) else found["lr"]
     return Settings(loss, found["optimizer"], lr, found["steps"], found["batch_size"])

@@ -29,7 +29,7 @@ def header(state: TrajectoryState) -> str:
     rates = " and ".join(map(short, s["lr"] if isinstance(s["lr"], list) else [s["lr"]]))
     return words.header(
         s,
-        f"loss: {html_text(str(s['loss']))}{f' ({html_text(hparams)})' if hparams else ''}",
+        f"loss: {html_text(str(s['loss_name']))}{f' ({html_text(hparams)})' if hparams else ''}",
         f"optimiser: {html_text(str(s['optimizer']))}",
         f"learning rate {rates}",
         f"batches of {s['batch_size']}",

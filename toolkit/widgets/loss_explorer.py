@@ -85,7 +85,7 @@ class LossExplorer(Explorer):
         >>> pairs = tk.load_pairs("long_suffix", limit=2)
         >>> explorer = tk.LossExplorer(tk.load_model(), pairs, losses=["dpo", "cpo"])
         >>> explorer.set(beta=0.5, chosen_shift=-2.0)
-        >>> explorer.to_frame()["loss"].tolist()
+        >>> explorer.to_frame()["loss_name"].tolist()
         ['dpo', 'cpo']
     """
 
@@ -146,7 +146,7 @@ class LossExplorer(Explorer):
         if self.quiet:  # our own
             return proposal["value"]
         name = getattr(proposal["value"], "__name__", proposal["value"])
-        names = self.losses.frame["loss"].tolist()
+        names = self.losses.frame["loss_name"].tolist()
         if name not in names:
             reason = self.losses.left_out.get(name)
             why = f"is left out ({reason})" if reason else "is none of these losses"
@@ -225,8 +225,8 @@ class LossExplorer(Explorer):
 
     @property
     def left_out(self) -> pd.DataFrame:
-        """The losses that are not shown: ``loss, reason``."""
-        return pd.DataFrame(list(self.losses.left_out.items()), columns=["loss", "reason"])
+        """The losses that are not shown: ``loss_name, reason``."""
+        return pd.DataFrame(list(self.losses.left_out.items()), columns=["loss_name", "reason"])
 
     @property
     def skipped(self) -> pd.DataFrame:
@@ -269,7 +269,7 @@ class LossExplorer(Explorer):
             "selection", self._choose,
             show=lambda id: ids.index(id) + 1, read=lambda place: ids[place - 1],
         )  # fmt: skip
-        self._loss = dropdown("loss", self.losses.frame["loss"], 190)
+        self._loss = dropdown("loss", self.losses.frame["loss_name"], 190)
         self.bind("loss", self._loss)
         self._lr = log_slider("learning rate", -6, 0, 360)
         self.bind("lr", self._lr, read=lambda value: float(f"{value:.3g}"))
@@ -341,7 +341,7 @@ class LossExplorer(Explorer):
 
     def _draw_choice(self, changed: frozenset[str]) -> None:
         """Offer the losses that there are."""
-        names = tuple(self.losses.frame["loss"])
+        names = tuple(self.losses.frame["loss_name"])
         if self._loss.options != names:
             with self.quiet:
                 self._loss.options = names
@@ -377,7 +377,7 @@ class LossExplorer(Explorer):
             self.bars.move(plots.moving_parts(figure.axes[0]), anew=fit)
 
     def _bar_options(self) -> dict[str, object]:
-        return {"name": "loss", "log": True, "picked": self.loss}
+        return {"name": "loss_name", "log": True, "picked": self.loss}
 
     def _make_room(self, picture: Picture, fit: bool) -> bool:
         """Make room for labels and title, when they need another one: it takes half a drawing."""
@@ -397,18 +397,18 @@ class LossExplorer(Explorer):
         self._pick(self.pairs.neighbour(self.losses.index, by))
 
     def _step_loss(self, by: int) -> None:
-        names = self.losses.frame["loss"].tolist()
+        names = self.losses.frame["loss_name"].tolist()
         self.loss = names[(names.index(self.loss) + by) % len(names)]
 
     def _point_at_map(self, event) -> None:
         place = pointed_at(event)
         if place is not None:
-            self.loss = self.losses.frame["loss"].iloc[place]
+            self.loss = self.losses.frame["loss_name"].iloc[place]
 
     def _point_at_bars(self, event) -> None:
         frame = self.losses.frame
         if event.inaxes is not None and -0.5 <= event.ydata <= len(frame) - 0.5:
-            self.loss = frame["loss"].iloc[plots.delta_order(frame)[round(event.ydata)]]
+            self.loss = frame["loss_name"].iloc[plots.delta_order(frame)[round(event.ydata)]]
 
     # ----------------------------------------------------------------- results without a screen
 
