@@ -142,14 +142,8 @@ def test_what_is_private_stays_in_its_folder(path):
     assert not foreign, f"{label(path)} reaches into another folder or file: {foreign}"
 
 
-# What these hold moves to named files next; no folder joins them.
-CODE_IN_INIT = {"scoring", "plots"}
-
-
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/__init__.py")), ids=label)
 def test_folders_only_re_export(path):
-    if owner_of(path) in CODE_IN_INIT:
-        pytest.skip("its code is not in named files yet")
     allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)
     assert all(isinstance(node, allowed) for node in ast.parse(path.read_text()).body)
 

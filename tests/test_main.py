@@ -59,6 +59,21 @@ def test_bad_rows_are_counted_and_shown(out, tmp_path, capsys):
     assert "row 1 (id '1'): rejected is empty" in capsys.readouterr().err
 
 
+def test_longer_pairs_are_refused_or_cut_on_request(out, tmp_path, capsys):
+    row = {"prompt": "word " * 40, "chosen": " yes", "rejected": " no"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    words = ["--pairs", str(tmp_path / "p.jsonl"), "--measures", "stats", "--max-length", "12"]
+    assert score(out, *words) == 1
+    assert "more than max_length 12" in capsys.readouterr().err
+    assert score(out, *words, "--truncation", "keep_end") == 2
+    assert "truncation: was None, is 'keep_end'" in capsys.readouterr().err
+    assert score(out, *words, "--truncation", "keep_end", "--no-resume") == 0
+    cut = tk.load_model().with_options(max_length=12, truncation="keep_end")
+    expected = score_pairs(cut, [row], measures="stats", progress=False)
+    found = pd.read_parquet(out)
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False, check_exact=True)
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -98,6 +113,7 @@ def test_bad_input_is_one_line_and_status_2(out, capsys, words, named):
         (["--measures", "entanglement", "--beta", "-1"], "beta"),
         (["--params", "("], "params='('"),
         (["--batch-size", "0"], "batch_size"),
+        (["--max-length", "0"], "max_length"),
         (["--rows-per-part", "-1"], "rows_per_part"),
     ],
 )
@@ -122,7 +138,7 @@ def test_columns_of_another_name_end_with_a_status_that_says_so(out, tmp_path, c
     (tmp_path / "p.csv").write_text("question,good,bad\nIs it?,Yes,No\n")
     assert score(out, "--pairs", str(tmp_path / "p.csv")) == 2
     said = capsys.readouterr()
-    assert "none of the first 1 rows is a preference pair" in said.err
+    assert "1 row read, and none is a preference pair; row 0:" in said.err
     assert "written to" not in said.out
 
 

@@ -6,7 +6,6 @@ import json
 import logging
 import multiprocessing
 import os
-import random
 import re
 import signal
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 import torch
 
@@ -32,6 +30,7 @@ from toolkit.scoring import (
 )
 
 ALL = ("audit", "similarity", "stats", "entanglement")
+RAW = [{"prompt": "Is it?", "chosen": " Yes", "rejected": text} for text in (" No", " Never")]
 FAST = {"measures": ("similarity",), "progress": False}
 exactly = functools.partial(pd.testing.assert_frame_equal, check_exact=True)
 
@@ -296,77 +295,43 @@ def with_model(ready, job, *args):
     job(policy, *args)
 
 
-def run_and_log(policy, pairs, out, log, options):
-    logger = logging.getLogger("toolkit.scoring")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(logging.FileHandler(log))
-    score_pairs(policy, pairs, out=out, progress=False, **options)
+def die_at(policy, step: int, pairs, out):
+    """Score, and die at one of the steps on disk; a file that is about to be renamed is half."""
+    steps = iter(range(999))
 
+    def watch(event, args):
+        paths = [str(arg) for arg in args if isinstance(arg, str | os.PathLike)]
+        if not any(out.name in path for path in paths) or next(steps) != step:
+            return
+        if event == "os.rename":
+            os.truncate(paths[0], os.path.getsize(paths[0]) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def files_in(folder) -> int:
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
-
-
-def test_twenty_kills_leave_the_same_bits(policy, out, tmp_path):
-    """SIGKILL at twenty random moments: each part is stored once, and nothing differs."""
-    pairs, moments = pairs_of(60, "short_suffix"), random.Random(20)
-    options = {"measures": ALL, "rows_per_part": 2, "beta": 0.1}
-    whole = score_pairs(policy, pairs, out=tmp_path / "whole.parquet", progress=False, **options)
-    log, folder, progress = tmp_path / "log", out.with_name("scores.parquet.parts"), set()
-    for _ in range(20):
-        process, start = started(run_and_log, pairs, out, log, options), files_in(folder)
-        # Half of the kills wait for a new file, however long the machine takes for it.
-        waits = moments.random() < 0.5
-        while waits and process.is_alive() and files_in(folder) <= start:
-            process.join(0.01)
-        process.join(moments.uniform(0, 0.1))
-        process.kill()
-        process.join()
-        if folder.is_dir() and not out.exists():
-            progress.add(len(_score_store.Store(out).parts()))
-        assert process.exitcode in (0, -signal.SIGKILL)
-    process = started(run_and_log, pairs, out, log, options)
-    process.join()
-    assert process.exitcode == 0
-    exactly(whole, read_scores(out))
-    counts = parts_in(log.read_text())
-    assert len(counts) == len(set(counts)), "a part was stored twice"
-    assert len(progress) > 1, "the kills did not fall into the work"
-    assert not folder.exists()
-
-
-def die_at(policy, move: int, before: bool, pairs, out):
-    moves, real = iter(range(99)), _score_files.move
-
-    def deadly(passing, path):
-        now = next(moves) == move
-        if now and before:
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(passing, path)
-        if now:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    _score_files.move = deadly
+    sys.addaudithook(watch)
     score_pairs(policy, pairs, **FAST, out=out, rows_per_part=2)
 
 
-@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_death_around_every_rename_leaves_whole_parts(policy, out, before, stored):
-    """The fourth rename is that of the finished file."""
-    pairs = pairs_of(6)
+def test_death_at_any_step_leaves_whole_parts(policy, tmp_path, stored):
+    """SIGKILL at each opening, renaming and removing: what is there is right, and is kept."""
+    pairs, deaths, kept = pairs_of(4), 0, set()
     whole = score_pairs(policy, pairs, **FAST, rows_per_part=2)
-    for move in range(4):
-        process = started(die_at, move, before, pairs, out)
+    for step in range(99):
+        out = tmp_path / str(step) / "scores.parquet"
+        out.parent.mkdir()
+        process = started(die_at, step, pairs, out)
         process.join()
+        if process.exitcode == 0:
+            break
         assert process.exitcode == -signal.SIGKILL
-        there = move if before else min(move + 1, 3)
+        there = 2 if out.exists() else len(_score_store.Store(out).parts())
         if there:
             exactly(whole[: 2 * there], read_scores(out))
         stored()
         exactly(whole, score_pairs(policy, pairs, **FAST, out=out, rows_per_part=2))
-        assert stored() == list(range(there, 3))
+        assert stored() == list(range(there, 2)), "a part was lost, or stored twice"
         assert {path.name for path in out.parent.iterdir()} == {out.name, f".{out.name}.lock"}
-        out.unlink()
+        deaths, kept = deaths + 1, kept | {there}
+    assert deaths > 9 and kept == {0, 1, 2}, "the deaths did not fall into the work"
 
 
 def interrupt_after(monkeypatch, parts: int) -> None:
@@ -771,10 +736,13 @@ def test_settings_are_checked_before_the_model_is_loaded(half_done, out, options
         again("./nowhere", half_done, out)
 
 
-def test_an_iterator_cannot_feed_ray_which_reads_twice(policy):
-    """Looked through beforehand, it would be empty when the workers come to it."""
-    with pytest.raises(ValueError, match=r"engine='ray' reads the rows twice.*list\(pairs\)"):
-        score_pairs(policy, iter(pairs_of(2)), **FAST, engine="ray")
+def test_a_source_is_refused_only_where_no_row_of_it_is_a_pair(policy):
+    """Whole datasets begin with rows of another kind, and were refused for their first 64."""
+    bad = [{"prompt": "Is it?", "chosen": " Yes"}] * 70
+    scores = score_pairs(policy, [*bad, *RAW[:1]], **FAST)
+    assert (scores["error"] == "").tolist() == [False] * 70 + [True]
+    with pytest.raises(ValueError, match="70 rows read, and none is a preference pair; row 0: "):
+        score_pairs(policy, bad, **FAST)
 
 
 @pytest.mark.parametrize("source", ["nowhere.jsonl", 5, []])
@@ -830,35 +798,15 @@ def test_ray_gives_the_same_bits_and_goes_on_from_local_parts(policy, half_done,
             raise
         ray.shutdown()
         pytest.skip("Ray did not start in time on this machine")
+    mixed = [policy.encode(half_done[0]), *half_done[1:3], {"prompt": "Is it?", "chosen": " Yes"}]
+    options = {**FAST, "rows_per_part": 2}
     try:
         scores = again(policy, half_done, out, engine="ray")
-        with pytest.raises(ValueError, match="EncodedPair"):
-            _score_engines._to_json(list(PairStream([policy.encode(half_done[0])])))
+        of_an_iterator = score_pairs(policy, iter(mixed), **options, engine="ray")
+        with pytest.raises(tk.PairError, match=r"row 3.*'rejected' is missing"):
+            score_pairs(policy, mixed, **options, engine="ray", on_error="raise")
     finally:
         ray.shutdown()
     assert sorted(stored()[-2:]) == [2, 3]
-    exactly(scores, score_pairs(policy, half_done, **FAST, rows_per_part=2))
-
-
-def test_rows_travel_to_workers_unchanged():
-    rows = list(PairStream("refusals", limit=3))
-    rows += list(PairStream([{"prompt": "a", "chosen": "b"}, {"chosen": "a b", "rejected": "c"}]))
-    back = _score_engines._from_json(_score_engines._to_json(rows))
-    for one, other in zip(rows, back, strict=True):
-        assert one[:2] == other[:2]
-        if isinstance(one.item, str):
-            assert one.item == other.item
-        else:
-            texts = [(p.prompt, p.chosen, p.rejected, p.notes) for p in (one.item, other.item)]
-            assert texts[0] == texts[1]
-
-
-def test_workers_return_the_table_of_their_part(policy):
-    chunk = next(PairStream("single_token", limit=3).chunks(3))
-    settings = _score_settings.Settings(("similarity",))
-    worker = _score_engines._Worker(policy, settings, False)
-    batch = pa.table({"index": [5], "rows": [_score_engines._to_json(chunk.rows)]})
-    found = worker(batch).to_pydict()
-    assert found["index"] == [5]
-    table = pa.ipc.open_stream(found["content"][0]).read_all()
-    assert table.equals(_score_rows.score_rows(policy, chunk.rows, settings))
+    exactly(scores, score_pairs(policy, half_done, **options))
+    exactly(of_an_iterator, score_pairs(policy, mixed, **options))

@@ -85,6 +85,12 @@ def _add_input(group) -> None:
     group.add_argument("--model", help="hub name or folder (default: the shipped tiny model)")
     group.add_argument("--ref", metavar="MODEL", help="reference (default: the same weights)")
     group.add_argument("--adapter", metavar="FOLDER", help="PEFT adapter to put on the model")
+    group.add_argument(
+        "--max-length", type=int, metavar="N", help="most tokens per side (the model's own limit)"
+    )
+    group.add_argument(
+        "--truncation", choices=["keep_start", "keep_end"], help="cut longer pairs (refuse them)"
+    )
     group.add_argument("--dtype", default="auto", help="float32, bfloat16, ... (auto)")
     group.add_argument("--device", help="cpu, cuda, ... (CUDA where present)")
 
@@ -140,9 +146,11 @@ def _losses(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
+    from toolkit.checks import whole
     from toolkit.model import load_model
     from toolkit.scoring import PairStream, ScoringRun, Settings
 
+    whole("max_length", options.max_length, optional=True)
     hparams = dict(options.hparam)
     if options.beta is not None:
         hparams["beta"] = options.beta
@@ -170,7 +178,7 @@ def _score(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         device=options.device,
     )
-    scores = run(policy)
+    scores = run(policy.with_options(max_length=options.max_length, truncation=options.truncation))
     print(_summary(scores, options.out))
     if (scores["error"] == "").any():
         return 0

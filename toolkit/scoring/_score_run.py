@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from toolkit.scoring._score_settings import Settings, typed
 from toolkit.scoring._score_store import Store
 from toolkit.scoring._score_stream import Chunk, PairStream
 
-LOOKED_AT = 64  # rows of which at least one must be a pair
 ENGINES = ("local", "ray")
 
 
@@ -66,11 +64,6 @@ class ScoringRun:
         self.engine = _score_engines.local
         if engine == "ray":
             self.engine = functools.partial(_score_engines.ray, address=ray_address)
-            if self.stream.one_pass:
-                raise ValueError(
-                    "pairs: engine='ray' reads the rows twice, and an iterator gives them once; "
-                    "give list(pairs), a file or a dataset"
-                )
         self.store = None if out is None else Store(out)
         if self.store is not None:
             self.store.check(settings.to_key(), resume)
@@ -159,15 +152,19 @@ def read(store: Store, columns: list[str] | None = None) -> pd.DataFrame:
 
 
 def _check_rows(stream: PairStream) -> None:
-    """Refuse a source without a single pair among its first rows: its columns are others.
+    """Refuse a source without a single pair: its columns are others. The first pair ends the look.
 
     An iterator gives its rows once, so that nothing can be looked at beforehand.
     """
-    looked = [] if stream.one_pass else list(itertools.islice(stream, LOOKED_AT))
-    if looked and all(isinstance(row.item, str) for row in looked):
+    first, count = None, 0
+    for row in () if stream.one_pass else stream:
+        if not isinstance(row.item, str):
+            return
+        first, count = first or row, count + 1
+    if first is not None:
         raise ValueError(
-            f"pairs: none of the first {len(looked)} rows is a preference pair; "
-            f"row {looked[0].row}: {looked[0].item}"
+            f"pairs: {count:,} row{'s' * (count > 1)} read, and none is a preference pair; "
+            f"row {first.row}: {first.item}"
         )
 
 
