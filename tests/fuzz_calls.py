@@ -59,6 +59,7 @@ def calls() -> dict[str, tuple[object, dict[str, object]]]:
         "token_contributions": (tk.token_contributions, one),
         "token_matrix": (tk.token_matrix, one),
         "gram": (tk.gram, both | {"progress": False}),
+        "perplexity": (tk.perplexity, {"policy": policy, "texts": ["The kettle is on."]}),
         "predict_step": (tk.predict_step, both | loss | {"lr": 1e-4}),
         "train": (tk.train, both | loss | {"lr": 1e-4, "steps": 1, "progress": False}),
         "mass_flow": (tk.mass_flow, {"before": policy, "after": policy, "pair": pairs[0]}),

@@ -24,7 +24,7 @@ _HOME = {
     "pairs": (
         "EncodedPair PairError PairList PreferencePair audit_pairs encode load_pairs shipped_pairs"
     ),
-    "model": "PairLogps Policy Provenance load_model per_token_logps sample_responses",
+    "model": "PairLogps Policy Provenance load_model per_token_logps perplexity sample_responses",
     "losses": "LOSSES Loss LossWeights loss_table loss_weights",
     "displacement": "SingleTokenTheory displacement_verdict mass_flow single_token_theory",
     "dynamics": ("StepRecord TrainingRun Trajectory predict_step train"),

@@ -22,6 +22,7 @@ from toolkit.dynamics.forces import FORCES, SplitMoments, SplitStep, forces_on
 from toolkit.losses import check_loss
 from toolkit.model import Params, Policy, batches
 from toolkit.model.inputs import Pairs
+from toolkit.model.scores import scores
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair
 
@@ -335,8 +336,7 @@ class TrainingRun:
 
     def _probe_losses(self, logps: np.ndarray) -> np.ndarray:
         sums = self._watch.sums(logps), self._watch.sums(self._watch.ref_logps)
-        scores = batch_gradient.scores(self._probes, *sums)
-        found = batch_gradient.weigh(self.loss, scores, self.hparams)
+        found = batch_gradient.weigh(self.loss, scores(self._probes, *sums), self.hparams)
         self.settings.update(loss_name=found.loss_name, **found.hparams)
         return found.losses
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from toolkit.displacement import falls
 from toolkit.dynamics import _trajectory_files
 from toolkit.dynamics.forces import FORCES, unexplained
-from toolkit.dynamics.responses import SIDES
 from toolkit.entanglement import regimes
 from toolkit.model import Policy
 from toolkit.model.inputs import skipped_frame
+from toolkit.model.scores import SIDES
 from toolkit.model.turns import alone
 
 Weights = Mapping[str, Tensor]

@@ -12,6 +12,7 @@ from torch import Tensor
 from toolkit.dynamics import responses
 from toolkit.model import Policy, reference
 from toolkit.model.forward import evaluation, scored_distributions, sequences
+from toolkit.model.scores import SIDES
 from toolkit.model.tokens import token_texts
 from toolkit.pairs import EncodedPair
 
@@ -28,7 +29,7 @@ class Watch:
         self.axis = pd.DataFrame(
             {
                 "pair_id": np.array([e.id for e in probes], dtype=object)[at // 2],
-                "side": np.array(responses.SIDES, dtype=object)[at % 2],
+                "side": np.array(SIDES, dtype=object)[at % 2],
                 "position": np.concatenate([np.arange(n) for n in lengths]),
                 "token": [token for text in texts for token in text],
                 "token_id": torch.cat([ids[mask] for ids, mask in rows]).cpu().numpy(),

@@ -10,29 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.dynamics.responses import SIDES, Values, fits, parts_of
+from toolkit.dynamics.responses import Values, fits, parts_of
 from toolkit.losses import LossWeights, loss_weights
 from toolkit.model import Policy
 from toolkit.model.forward import Row, evaluation, scored_logps, sequences
 from toolkit.model.parameters import Parameters, only
-from toolkit.pairs import EncodedPair
+from toolkit.model.scores import Scores, scores
 
 
 class NotFinite(ValueError):
     """A loss is not finite, or a log-probability that it is made of."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a loss reads of some pairs; see ``losses.HasLogps``. Arrays ``[B]``, float64."""
-
-    ids: list[str]
-    chosen_logps: np.ndarray
-    rejected_logps: np.ndarray
-    ref_chosen_logps: np.ndarray
-    ref_rejected_logps: np.ndarray
-    chosen_length: np.ndarray
-    rejected_length: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -127,13 +114,6 @@ def weigh(loss, found: Scores, hparams: Mapping[str, float]) -> LossWeights:
         if not place:
             raise
         raise NotFinite(f"{error} ({found.ids[int(place.group(1))]!r})") from None
-
-
-def scores(batch: Sequence[EncodedPair], own: np.ndarray, ref: np.ndarray) -> Scores:
-    """Return the loss's view of the responses' sums, both ``[2B]``, chosen before rejected."""
-    lengths = [np.array([int(getattr(e, f"{side}_mask").sum()) for e in batch]) for side in SIDES]
-    arrays = [np.asarray(x, float)[i::2] for x in (own, ref) for i in range(2)]
-    return Scores([e.id for e in batch], *arrays, *lengths)
 
 
 def _sums(model: nn.Module, rows: Sequence[Row]) -> Tensor:

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.dynamics import batch_gradient, responses
+from toolkit.dynamics import batch_gradient
 from toolkit.dynamics._step_parts import Factor, StepParts, buffer_of, step_parts
 from toolkit.gradients.products import flat_products
 from toolkit.model import Policy
 from toolkit.model.forward import Row, Scorer, evaluation, sequences
 from toolkit.model.parameters import only
+from toolkit.model.scores import same_tokens
 from toolkit.pairs import EncodedPair
 
 EARLIER = ("earlier_chosen", "earlier_rejected", "earlier_unsplit")
@@ -159,7 +160,7 @@ def forces_on(
                     for n, m in step.moves.items())  # fmt: skip
         moved.update(zip(step.names, np.asarray(along).T, strict=True))
         # The same pair can be in the minibatch twice: both pull.
-        at = [i for i, pair in enumerate(batch) if responses.same_tokens(pair, probe)]
+        at = [i for i, pair in enumerate(batch) if same_tokens(pair, probe)]
         own = np.zeros((2, 2))
         if len(at) == len(batch):
             own = np.stack([np.broadcast_to(moved[name], 2) for name in MOVES[:2]], axis=1)

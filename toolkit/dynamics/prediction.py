@@ -15,6 +15,7 @@ from toolkit.dynamics.forces import FORCES, SplitMoments, SplitStep, forces_on, 
 from toolkit.losses import check_loss
 from toolkit.model import Params, Policy
 from toolkit.model.inputs import Pairs
+from toolkit.model.scores import SIDES
 from toolkit.model.turns import alone
 
 
@@ -144,7 +145,7 @@ def _frame(policy: Policy, encoded, watched, before, after, forces: np.ndarray) 
     inside = responses.among(watched, encoded)
     columns = {
         "pair_id": np.repeat([probe.id for probe in watched], 2),
-        "side": np.tile(responses.SIDES, len(watched)),
+        "side": np.tile(SIDES, len(watched)),
         "logps": logps,
         "actual_delta": moved - logps,
         "predicted_delta": predicted,

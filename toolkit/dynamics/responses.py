@@ -13,9 +13,9 @@ from toolkit.model import Policy, reference, reference_logps
 from toolkit.model.batching import by_length, longest
 from toolkit.model.forward import Row, Scorer, evaluation, scored_logps, sequences
 from toolkit.model.parameters import only
+from toolkit.model.scores import same_tokens
 from toolkit.pairs import EncodedPair
 
-SIDES = ("chosen", "rejected")
 CELLS = 1 << 26  # most logits of one forward pass: 256 MB in float32
 PADDING = 24  # most padded tokens of one side in a pass; more cost more than another pass
 Values = Mapping[str, Tensor]
@@ -82,12 +82,6 @@ def moved(before: Values, after: Values) -> dict[str, Tensor]:
     """Return Δθ by parameter name, in at least float32."""
     wide = {n: torch.promote_types(b.dtype, torch.float32) for n, b in before.items()}
     return {n: after[n].detach().to(wide[n]) - b.to(wide[n]) for n, b in before.items()}
-
-
-def same_tokens(a: EncodedPair, b: EncodedPair) -> bool:
-    """Return whether two encoded pairs are the same to the model."""
-    fields = [f"{side}_{what}" for side in SIDES for what in ("ids", "mask")]
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in fields)
 
 
 def among(probes: Sequence[EncodedPair], batch: Sequence[EncodedPair]) -> list[bool]:
