@@ -153,12 +153,25 @@ def test_tokens_are_strips_with_their_sums_beside_them():
 
 
 def test_pairs_are_ranked_from_the_strongest_pull():
-    frame = pd.DataFrame({"pair_id": ["$x_{$", "b", "c"], "delta": [0.3, -0.5, 0.01]})
-    ax = plots.fall_by_pair(frame, top=2, picked="b")
+    ax = plots.fall_by_pair(pulls_frame(), pair_id="p", top=2, picked="b")
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [-0.5, 0.3])
-    assert "2 of 3 training pairs" in ax.get_title(loc="left")
+    assert ax.get_title(loc="left") == "p, chosen response: 2 of 3 training pairs"
     assert [bar.get_linewidth() for bar in ax.patches] == [2.0, 0.4]
     ax.figure.canvas.draw()
+    mean = plots.fall_by_pair(pulls_frame())
+    np.testing.assert_allclose([bar.get_width() for bar in mean.patches], [-0.25, 0.02, 0.2])
+    assert "mean of 2 probes" in mean.get_title(loc="left")
+
+
+def pulls_frame():
+    """Two steps, two probes, three training pairs; the rejected side is another tale."""
+    rows = [
+        ("p", "chosen", "$x_{$", 0.1), ("p", "chosen", "b", -0.6), ("p", "chosen", "c", 0.01),
+        ("p", "chosen", "$x_{$", 0.2), ("p", "chosen", "b", 0.1), ("p", "chosen", "c", 0.0),
+        ("q", "chosen", "$x_{$", 0.1), ("q", "chosen", "b", 0.0), ("q", "chosen", "c", 0.03),
+        ("p", "rejected", "b", 9.0),
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["pair_id", "side", "train_pair_id", "delta"])
 
 
 @pytest.mark.parametrize(
@@ -169,7 +182,8 @@ def test_pairs_are_ranked_from_the_strongest_pull():
         (lambda f: plots.fall_sentence(f, side="both"), "allowed: chosen, rejected"),
         (lambda f: plots.fall_by_token(tokens_frame(), pair_id="z"), "its pairs are"),
         (lambda f: plots.fall_by_token(tokens_frame().query("step == 0")), "no 'chosen' row"),
-        (lambda f: plots.fall_by_pair(f.assign(delta=1.0), picked="z"), "not in the frame"),
+        (lambda f: plots.fall_by_pair(pulls_frame(), picked="z"), "not in the frame"),
+        (lambda f: plots.fall_by_pair(pulls_frame(), pair_id="z"), "its pairs are"),
         (lambda f: plots.fall_by_pair(f), "lacks"),
     ],
 )

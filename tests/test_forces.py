@@ -20,7 +20,16 @@ from hand_steps import (
 )
 
 import toolkit as tk
-from toolkit.dynamics import FORCES, TrainingRun, Trajectory, _optimizers, forces, responses, train
+from toolkit.dynamics import (
+    FORCES,
+    TrainingRun,
+    Trajectory,
+    _optimizers,
+    forces,
+    pulls,
+    responses,
+    train,
+)
 
 NAMED = list(FORCES)
 KINDS = ("chosen", "rejected")
@@ -90,11 +99,14 @@ def with_weights(model, weights):
 
 
 def hand_kept(policy, pairs, probes, trajectory, name, lr):
-    """The forces of every step by moments that are kept apart by pair and side, ``[T, 2P, 9]``."""
+    """The forces of every step by moments that are kept apart by pair and side, ``[T, 2P, 9]``.
+
+    And by training pair, ``[T, 2P, N, 2]``: in the step of its minibatch, and through the momentum.
+    """
     twin = reference.double(policy.model)
     refs = dict(zip([p.id for p in pairs], values(twin, pairs), strict=True))
     moments = {n: reference.SplitMoments(name, lr, DECAY) for n, _ in twin.named_parameters()}
-    whole, found = {n: Hand(name, lr, DECAY) for n in moments}, []
+    whole, found, pulls = {n: Hand(name, lr, DECAY) for n in moments}, [], []
     for record in trajectory.steps.itertuples():
         with_weights(twin, trajectory.checkpoints[record.step - 1])
         terms = {}
@@ -111,20 +123,26 @@ def hand_kept(policy, pairs, probes, trajectory, name, lr):
             moves[n] = moments[n].step(p.detach(), named)
             rest = whole[n].step(p.detach(), sum(parts.values())) - sum(moves[n].values())
             moves[n]["rest"] = rest
-        found.append([hand_forces(twin, probe, logp, moves) for probe in probes
-                      for logp in logps(twin, probe)])  # fmt: skip
-    return np.array(found)
+        felt = [hand_forces(twin, probe, logp, moves, [p.id for p in pairs]) for probe in probes
+                for logp in logps(twin, probe)]  # fmt: skip
+        found.append([forces for forces, _ in felt])
+        pulls.append([by_pair for _, by_pair in felt])
+    return np.array(found), np.array(pulls)
 
 
-def hand_forces(twin, probe, logp, moves):
+def hand_forces(twin, probe, logp, moves, ids):
     own, row = gradients(logp, twin), dict.fromkeys([*FORCES, "rest"], 0.0)
+    by_pair = np.zeros((len(ids), 2))
     for n, parts in moves.items():
         for key, move in parts.items():
             side, _, pair_id = key.partition("|")
+            if pair_id:
+                felt = float((own[n] * move).sum())
+                by_pair[ids.index(pair_id), int(side.startswith("earlier"))] += felt
             if pair_id and not side.startswith("earlier"):
                 side = ("own_" if pair_id == probe.id else "others_") + side
             row[side] += float((own[n] * move).sum())
-    return list(row.values())
+    return list(row.values()), by_pair
 
 
 @pytest.mark.parametrize("name", _optimizers.NAMES)
@@ -145,15 +163,26 @@ def test_forces_equal_hand_kept_moments(name):
         weight_decay=DECAY,
         max_grad_norm=0.5,
         checkpoint_every=1,
-        forces=True,
+        forces="by_pair",
         progress=False,
         beta=BETA,
     )
     assert {len(ids) for ids in found.steps["batch_ids"]} == {1, 2}
     assert (found.steps["clip_factor"] < 1).any()
-    expected = hand_kept(policy, trained, probes, found, name, lr)
+    expected, by_pair = hand_kept(policy, trained, probes, found, name, lr)
     frame = found.forces()
     size = np.abs(expected).max()
+    order = [[p.id for p in trained].index(id) for id in found.train_ids]
+    np.testing.assert_allclose(found.step_pulls, by_pair[:, :, order], rtol=0, atol=1e-7 * size)
+    by_step = found.pulls().groupby(["step", "pair_id", "side"], sort=False)
+    summed = by_step[["batch_delta", "earlier_delta", "delta"]].sum()
+    for column, names in {
+        "batch_delta": NAMED[:4],
+        "earlier_delta": NAMED[4:6],
+        "delta": NAMED[:6],
+    }.items():
+        parts = frame[names].sum(axis=1)
+        np.testing.assert_allclose(summed[column], parts, rtol=0, atol=1e-9 * size)
     got = frame[NAMED].to_numpy().reshape(10, 6, -1)
     if name in ("adamp", "sgdp"):  # the rest: decay and projection, which hang together
         np.testing.assert_allclose(
@@ -217,7 +246,7 @@ def test_forces_leave_the_training_as_it_is_bit_for_bit(monkeypatch, name, cells
     before = weights_hash(policy.model)
     options = {"lr": 1e-3, "steps": 3, "batch_size": 2, "optimizer": name, "weight_decay": DECAY}
     options |= {"max_grad_norm": 0.5, "progress": False}
-    bare, found = (train(policy, pairs, forces=flag, **options) for flag in (False, True))
+    bare, found = (train(policy, pairs, forces=flag, **options) for flag in (False, "by_pair"))
     for field in ("logps", "predicted", "kl", "losses", "in_batch"):
         assert np.array_equal(getattr(bare, field), getattr(found, field)), field
     for weights, same in zip(
@@ -231,7 +260,7 @@ def test_forces_leave_the_training_as_it_is_bit_for_bit(monkeypatch, name, cells
 def test_forces_survive_a_stop_and_a_reset(monkeypatch):
     """An interrupt while forces are taken, after the weights and the moments went on."""
     policy, pairs = shapes.policy("gpt2", torch.float32), shapes.ragged_pairs()
-    options = {"lr": 1e-3, "steps": 5, "batch_size": 2, "forces": True}
+    options = {"lr": 1e-3, "steps": 5, "batch_size": 2, "forces": "by_pair"}
     whole = train(policy, pairs, progress=False, **options)
     real, calls = forces._gradient, []
 
@@ -248,27 +277,43 @@ def test_forces_survive_a_stop_and_a_reset(monkeypatch):
             list(run)
         part = run.trajectory
         assert np.array_equal(part.step_forces, whole.step_forces[:done])
+        assert np.array_equal(part.step_pulls, whole.step_pulls[:done])
         assert len(part.forces()) == done * 10
     list(run)
     assert np.array_equal(run.trajectory.step_forces, whole.step_forces)
     run.reset()
     assert run.trajectory.step_forces.shape == (0, 10, len(FORCES))
-    assert run.trajectory.forces().empty
+    assert run.trajectory.forces().empty and run.trajectory.pulls().empty
     list(run)
     assert np.array_equal(run.trajectory.step_forces, whole.step_forces)
+    assert np.array_equal(run.trajectory.step_pulls, whole.step_pulls)
 
 
 def test_forces_are_saved_with_the_trajectory(tmp_path):
     policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()[:2]
     options = {"lr": 1e-4, "steps": 2, "progress": False}
-    for flag in (True, False):
+    for flag in ("by_pair", False):
         trajectory = train(policy, pairs, forces=flag, **options)
         loaded = Trajectory.load(trajectory.save(tmp_path / "run"))
         pd.testing.assert_frame_equal(loaded.drawdown(), trajectory.drawdown(), check_exact=True)
         if flag:
             pd.testing.assert_frame_equal(loaded.forces(), trajectory.forces(), check_exact=True)
+            pd.testing.assert_frame_equal(loaded.pulls(), trajectory.pulls(), check_exact=True)
     with pytest.raises(ValueError, match=r"kept no forces.*forces=True"):
         loaded.forces()
+    with pytest.raises(ValueError, match=r"kept no pulls.*forces='by_pair'"):
+        loaded.pulls()
+
+
+def test_pulls_that_would_not_fit_are_refused_before_the_run(monkeypatch):
+    policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()
+    monkeypatch.setattr(pulls, "MOST_BYTES", 4 * sum(p.numel() for p in policy.model.parameters()))
+    options = {"lr": 1e-3, "steps": 2, "batch_size": 2}
+    TrainingRun(policy, pairs, forces=True, **options)
+    with pytest.raises(ValueError, match=r"forces='by_pair' would keep .* 4 training pairs; at mo"):
+        TrainingRun(policy, pairs, forces="by_pair", **options)
+    with pytest.raises(ValueError, match="forces='pairs' is unknown"):
+        TrainingRun(policy, pairs, forces="pairs", **options)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
@@ -305,7 +350,8 @@ def test_a_pair_that_is_twice_in_the_minibatch_pulls_twice():
 def test_forces_of_an_unknown_optimizer_are_not_made_up():
     policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()[:2]
     live = torch.optim.Adagrad(policy.model.parameters(), lr=1e-3)
-    found = train(policy, pairs, optimizer=live, steps=2, forces=True, progress=False)
+    found = train(policy, pairs, optimizer=live, steps=2, forces="by_pair", progress=False)
+    assert found.pulls()["delta"].isna().all() and len(found.pulls()) == 2 * 4 * 2
     assert found.forces()[[*NAMED, "residual"]].isna().all(axis=None)
     assert found.forces()["actual_delta"].notna().all()
 

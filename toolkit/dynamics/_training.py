@@ -12,13 +12,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from toolkit.checks import check_seed, flag, positive, shown, whole
+from toolkit.checks import check_seed, choice, flag, positive, shown, whole
 from toolkit.dynamics import _optimizers, batch_gradient, given, responses
 from toolkit.dynamics._interrupts import uninterrupted
 from toolkit.dynamics._lora import trained_policy
 from toolkit.dynamics._trajectory import Divergence, StepRecord, Trajectory
 from toolkit.dynamics._watch import Watch
-from toolkit.dynamics.forces import FORCES, SplitMoments, SplitStep, forces_on
+from toolkit.dynamics.forces import FORCES, SplitMoments, SplitStep, forces_on, pair_terms
+from toolkit.dynamics.pulls import PairMoments, check_bytes
 from toolkit.losses import check_loss
 from toolkit.model import Params, Policy, batches
 from toolkit.model.inputs import Pairs
@@ -36,6 +37,7 @@ class Pending:
 
     before: dict[str, Tensor]
     record: StepRecord
+    at: list[int]
     batch: list[EncodedPair]
     gradient: batch_gradient.Minibatch
     split: SplitStep | None
@@ -80,6 +82,8 @@ class TrainingRun:
         forces: Split each response's first-order change by what caused it; see
             ``Trajectory.forces``. Takes a backward per minibatch and one per watched response, and
             memory for three more copies of the momentum; the training stays the same bit for bit.
+            ``"by_pair"``: also by training pair, see ``Trajectory.pulls``; one more backward per
+            pair of the minibatch, and a copy of the trained parameters per training pair.
         on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
             leaves such pairs out and names
             them in the trajectory's ``skipped``.
@@ -121,7 +125,7 @@ class TrainingRun:
         checkpoint_every: int | None = None,
         in_place: bool = False,
         predict: bool = True,
-        forces: bool = False,
+        forces: bool | str = False,
         on_error: str = "raise",
         **hparams: float,
     ):
@@ -133,7 +137,7 @@ class TrainingRun:
         positive("max_grad_norm", max_grad_norm, optional=True)
         flag("in_place", in_place)
         flag("predict", predict)
-        flag("forces", forces)
+        choice("forces", forces, [False, True, "by_pair"])
         check_loss(loss, hparams)
         recipe = _optimizers.Recipe(optimizer, lr, weight_decay, optimizer_options)
         self.steps, self.loss, self.hparams = steps, loss, hparams
@@ -145,6 +149,11 @@ class TrainingRun:
         self._schedule = _schedule(len(self._pairs), batch_size, steps, seed)
         self.policy = trained_policy(policy, in_place, lora, seed)
         self._bind(policy, recipe, params, in_place, lora)
+        self._used = sorted({i for batch in self._schedule for i in batch})
+        self._by_pair = forces == "by_pair"
+        if self._by_pair:
+            entries = steps * 2 * len(self._probes) * len(self._used)
+            check_bytes(len(self._used), self._selected, entries)
         # All arguments are checked: from here on the model runs.
         self._watch = Watch(policy, self._probes)
         self._ref = self._references(policy)
@@ -213,6 +222,8 @@ class TrainingRun:
             self.policy,
             self.divergence,
             self._forces_so_far() if self.forces else None,
+            self._pulls_so_far() if self._by_pair else None,
+            [self._pairs[i].id for i in self._used] if self._by_pair else [],
         )
 
     @alone
@@ -243,7 +254,9 @@ class TrainingRun:
         self._records: list[StepRecord] = []
         self._predicted, self._inside, self._losses = [], [], []
         self._forces: list[np.ndarray] = []
+        self._pulls: list[np.ndarray] = []
         self._moments = SplitMoments(self._optimizer, self._selected) if self.forces else None
+        self._pair_moments = PairMoments(len(self._used))
         self._logps, self._kl = [], []
         self._pending, self._end, self.stopped, self.divergence = None, None, False, None
         self._checkpoints = {0: self._start}
@@ -251,11 +264,10 @@ class TrainingRun:
 
     def _references(self, policy: Policy) -> dict[int, np.ndarray]:
         """Return the reference's log-probabilities of every pair that will be trained on."""
-        used = sorted({i for batch in self._schedule for i in batch})
-        encoded = [self._pairs[i] for i in used]
+        encoded = [self._pairs[i] for i in self._used]
         own = responses.token_logps(policy, encoded) if policy.ref_model is None else []
         sums = responses.sums_of(responses.ref_token_logps(policy, encoded, own))
-        return dict(zip(used, sums.reshape(-1, 2), strict=True))
+        return dict(zip(self._used, sums.reshape(-1, 2), strict=True))
 
     def _advance(self) -> None:
         at = self._schedule[len(self._records)]
@@ -279,7 +291,7 @@ class TrainingRun:
             split = None
             if self._moments is not None:
                 split = self._moments.advance(self._optimizer, self._selected, before, found)
-            self._pending = Pending(before, record, batch, found, split)
+            self._pending = Pending(before, record, at, batch, found, split)
 
     def _diverge(self, error: Exception) -> None:
         """End the run at its last step whose numbers are finite, with the weights after it."""
@@ -303,9 +315,12 @@ class TrainingRun:
             move = responses.moved(step.before, self._selected)
             tokens = responses.directional(self.policy, self._probes, step.before, move)
             predicted = torch.cat(tokens).double().cpu().numpy()
-        forces = []
+        forces, pulls, terms = [], [], None
+        if self._by_pair and step.split is not None:
+            terms = self._terms(step)
         if self.forces:
-            forces = [forces_on(self.policy, self._probes, step.batch, step.gradient, step.split)]
+            force, pull = self._felt(step, terms)
+            forces, pulls = [force], [pull] if self._by_pair else []
         looked = self._watch.look(self.policy)
         keep = self.checkpoint_every and record.step % self.checkpoint_every == 0
         weights = self._kept() if keep or record.step == self.steps else None
@@ -314,7 +329,9 @@ class TrainingRun:
         with uninterrupted():
             self._append(looked, losses)
             self._predicted.append(predicted)
-            self._forces += forces
+            self._forces, self._pulls = self._forces + forces, self._pulls + pulls
+            if terms is not None:
+                self._pair_moments.advance(step.split.parts, *terms)
             self._inside.append(inside)
             self._records.append(record)
             if weights is not None:
@@ -324,6 +341,26 @@ class TrainingRun:
 
     def _forces_so_far(self) -> np.ndarray:
         return np.array(self._forces).reshape(-1, 2 * len(self._probes), len(FORCES))
+
+    def _pulls_so_far(self) -> np.ndarray:
+        return np.array(self._pulls).reshape(-1, 2 * len(self._probes), len(self._used), 2)
+
+    def _terms(self, step: Pending) -> tuple[list[int], list[dict[str, Tensor]]]:
+        """Which of the training pairs made a step, and their shares of its gradient."""
+        at = [self._used.index(i) for i in step.at]
+        return at, pair_terms(self.policy, step.batch, step.gradient, step.before)
+
+    def _felt(self, step: Pending, terms) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the forces of a step on the probes, and its pulls by training pair."""
+
+        def by_pair(grads):
+            return self._pair_moments.pulls(grads, step.split.parts, *terms)
+
+        given = step.batch, step.gradient, step.split
+        forces, pulls = forces_on(self.policy, self._probes, *given, by_pair if terms else None)
+        if pulls is None:
+            pulls = np.full((len(forces), len(self._used), 2), np.nan)
+        return forces, pulls
 
     def _look(self) -> None:
         looked = self._watch.look(self.policy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,6 +90,9 @@ class Trajectory:
             is ``stopped``, at the last step whose numbers are finite.
         step_forces: What moved each response in each step, ``[T, 2P, len(FORCES)]``; ``None`` if
             not asked for. See :meth:`forces`.
+        step_pulls: The loss's part of it by training pair, ``[T, 2P, N, 2]``: through the
+            minibatch's gradient, and through the momentum. See :meth:`pulls`.
+        train_ids: Ids of the N training pairs of ``step_pulls``.
     """
 
     axis: pd.DataFrame
@@ -106,6 +109,8 @@ class Trajectory:
     policy: Policy | None = field(default=None, compare=False)
     divergence: Divergence | None = None
     step_forces: np.ndarray | None = None
+    step_pulls: np.ndarray | None = None
+    train_ids: Sequence[str] = ()
 
     def __repr__(self) -> str:
         s, kept = self.settings, ", ".join(map(str, sorted(self.checkpoints)))
@@ -199,6 +204,40 @@ class Trajectory:
             "residual": unexplained(actual, self.step_forces).ravel(),
             "actual_delta": actual.ravel(),
             "in_batch": np.repeat(self.in_batch, 2, axis=1).ravel(),
+        }
+        return self._labelled(pd.DataFrame(columns))
+
+    def pulls(self) -> pd.DataFrame:
+        """Return what each training pair did to each response in each step, at first order.
+
+        A pair's terms of the loss move a response in the step whose minibatch it is in, and in all
+        later ones through the momentum: ``⟨∇log π, Δθ⟩`` with its share of the optimiser's own Δθ,
+        under the optimiser's own denominators. Summed over the training pairs, ``batch_delta`` is
+        the sum of the own and others' forces, ``earlier_delta`` that of ``earlier_chosen`` and
+        ``earlier_rejected``.
+
+        Returns:
+            One row per step, response and training pair: ``step, pair_id, side`` (the response),
+            ``train_pair_id``, ``batch_delta``, ``earlier_delta`` (through the momentum) and their
+            sum ``delta``; nats. NaN for an optimiser whose step is not known.
+
+        Raises:
+            ValueError: If the run did not keep them.
+        """
+        if self.step_pulls is None:
+            raise ValueError(
+                "this run kept no pulls: run it again with tk.train(…, forces='by_pair')"
+            )
+        count, rows, trained = self.step_pulls.shape[:3]
+        parts = self.step_pulls.reshape(-1, 2).T
+        columns = {
+            "step": np.repeat(np.arange(1, count + 1), rows * trained),
+            "pair_id": np.tile(np.repeat(self.pair_ids, 2 * trained), count),
+            "side": np.tile(np.repeat(SIDES, trained), count * rows // 2),
+            "train_pair_id": np.tile(np.array(self.train_ids, dtype=object), count * rows),
+            "batch_delta": parts[0],
+            "earlier_delta": parts[1],
+            "delta": parts.sum(0),
         }
         return self._labelled(pd.DataFrame(columns))
 

@@ -17,6 +17,7 @@ FORMAT = 2
 HEAD, NUMBERS = "trajectory.json", "numbers.safetensors"
 TOKENS, STEPS = "tokens.parquet", "steps.parquet"
 ARRAYS = ("logps", "predicted", "ref_logps", "losses", "kl", "in_batch")
+OPTIONAL = ("step_forces", "step_pulls")
 
 
 def save(trajectory, folder: Path) -> Path:
@@ -60,7 +61,8 @@ def load(folder: Path) -> dict[str, object]:
             "checkpoints": {step: load_weights(path) for step, path in files.items()},
             "stopped": head["stopped"],
             "divergence": head.get("divergence"),
-            "step_forces": arrays.get("step_forces"),
+            **{name: arrays.get(name) for name in OPTIONAL},
+            "train_ids": head.get("train_ids", []),
         }
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise ValueError(f"cannot load {str(folder)!r}: {one_line(error)}") from error
@@ -77,13 +79,13 @@ def _write(trajectory, folder: Path) -> None:
         "stopped": trajectory.stopped,
         "divergence": trajectory.divergence and asdict(trajectory.divergence),
         "checkpoints": sorted(trajectory.checkpoints),
+        "train_ids": list(trajectory.train_ids),
     }
     text = json.dumps(head, indent=2, ensure_ascii=False, default=str)
     (folder / HEAD).write_text(text, encoding="utf-8")
-    arrays = {name: np.ascontiguousarray(getattr(trajectory, name)) for name in ARRAYS}
-    if trajectory.step_forces is not None:
-        arrays["step_forces"] = np.ascontiguousarray(trajectory.step_forces)
-    save_arrays(arrays, folder / NUMBERS)
+    arrays = {name: getattr(trajectory, name) for name in (*ARRAYS, *OPTIONAL)}
+    kept = {name: np.ascontiguousarray(a) for name, a in arrays.items() if a is not None}
+    save_arrays(kept, folder / NUMBERS)
     trajectory.axis.to_parquet(folder / TOKENS)
     trajectory.steps.to_parquet(folder / STEPS)
     for step, weights in trajectory.checkpoints.items():

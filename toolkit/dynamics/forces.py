@@ -11,7 +11,7 @@ too; forward derivatives would take one pass over all responses for each part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.dynamics import batch_gradient
-from toolkit.dynamics._step_parts import Factor, StepParts, buffer_of, step_parts
+from toolkit.dynamics._step_parts import StepParts, buffer_of, step_parts
 from toolkit.gradients.products import flat_products
 from toolkit.model import Policy
 from toolkit.model.forward import Row, Scorer, evaluation, sequences
@@ -50,13 +50,13 @@ class SplitStep:
         names: The parts that moved anything, some of ``MOVES``.
         moves: Δθ by part, ``[parts, *shape]`` by parameter name; parameters that stayed are left
             out.
-        scales: The step's diagonal P times the learning rate, by parameter name.
+        parts: The factors of the step, by parameter name.
     """
 
     before: Values
     names: list[str]
     moves: Values
-    scales: Mapping[str, Factor]
+    parts: Mapping[str, StepParts]
 
 
 class SplitMoments:
@@ -109,7 +109,7 @@ class SplitMoments:
         for name in known:
             blank = torch.zeros_like(_wide(before[name]))
             stacked[name] = torch.stack([found[move].get(name, blank) for move in present])
-        return SplitStep(before, present, stacked, {n: p.scale for n, p in known.items()})
+        return SplitStep(before, present, stacked, known)
 
     def _moves(self, name, parts: StepParts, theta: Tensor, incoming) -> dict[str, Tensor]:
         """Return one parameter's Δθ by part, and let its buffers go on."""
@@ -136,7 +136,8 @@ def forces_on(
     batch: Sequence[EncodedPair],
     gradient: batch_gradient.Minibatch,
     step: SplitStep | None,
-) -> np.ndarray:
+    by_pair: Callable[[list[Values]], np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the forces of one step on each response in nats, ``[2·probes, len(FORCES)]``.
 
     A probe that is in the minibatch moves itself by
@@ -148,13 +149,14 @@ def forces_on(
         batch: The pairs of the minibatch.
         gradient: Its gradient.
         step: Its split; ``None``: everything is NaN.
+        by_pair: What to find besides from the gradients of a probe's two responses.
     """
-    found = np.zeros((2 * len(probes), len(FORCES)))
+    found, more = np.zeros((2 * len(probes), len(FORCES))), []
     if step is None:
-        return np.full_like(found, np.nan)
+        return np.full_like(found, np.nan), None
     weights = gradient.weights
-    for k, (probe, rows) in enumerate(zip(probes, _by_pair(probes), strict=True)):
-        grads = [_gradient(policy, row, step.before) for row in rows]
+    for k, (probe, rows) in enumerate(zip(probes, map(_rows, probes), strict=True)):
+        grads = [_gradient(policy, [row], step.before) for row in rows]
         moved = dict.fromkeys(MOVES, 0.0)
         along = sum(flat_products(torch.stack([a[n] for a in grads]), m)
                     for n, m in step.moves.items())  # fmt: skip
@@ -167,11 +169,27 @@ def forces_on(
         elif at:
             pulls = [weights.d_chosen[at].sum(), -weights.d_rejected[at].sum()]
             share = gradient.clip_factor / len(batch)
-            own = _products(grads, step.scales) * np.array(pulls) * share
+            own = _products(grads, step.parts) * np.array(pulls) * share
         others = [moved["batch_chosen"] - own[:, 0], moved["batch_rejected"] - own[:, 1]]
         rest = [np.broadcast_to(moved[name], 2) for name in FORCES[4:]]
         found[2 * k : 2 * k + 2] = np.stack([*own.T, *others, *rest], axis=1)
-    return found
+        more += [by_pair(grads)] if by_pair else []
+    return found, np.concatenate(more) if more else None
+
+
+def pair_terms(
+    policy: Policy,
+    batch: Sequence[EncodedPair],
+    gradient: batch_gradient.Minibatch,
+    before: Values,
+) -> list[dict[str, Tensor]]:
+    """Return each pair's share of a minibatch's gradient after clipping: one backward per pair."""
+    weights, share = gradient.weights, gradient.clip_factor / len(batch)
+    pulls = np.stack([-weights.d_chosen, weights.d_rejected], axis=1) * share
+    return [
+        _gradient(policy, _rows(pair), before, pull)
+        for pair, pull in zip(batch, pulls, strict=True)
+    ]
 
 
 def unexplained(
@@ -185,29 +203,32 @@ def unexplained(
     return actual - np.where(np.isnan(known), predicted, known)
 
 
-def _gradient(policy: Policy, row: Row, values: Values) -> dict[str, Tensor]:
-    """Return ∇log π of one response at these weights."""
+def _gradient(
+    policy: Policy, rows: list[Row], values: Values, pulls: Sequence[float] = (1.0,)
+) -> dict[str, Tensor]:
+    """Return ``Σ pull·∇log π`` of responses at these weights."""
     model = policy.model
     leaves = {f"model.{name}": v.detach().requires_grad_() for name, v in values.items()}
     with only(model, {}), evaluation(model):
-        (logps,) = torch.func.functional_call(Scorer(model, [row]), leaves, ())
+        logps = torch.func.functional_call(Scorer(model, rows), leaves, ())
+        total = sum(float(pull) * x.sum() for pull, x in zip(pulls, logps, strict=True))
         grads = torch.autograd.grad(
-            logps.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+            total, list(leaves.values()), allow_unused=True, materialize_grads=True
         )
     return {name: _wide(g) for name, g in zip(values, grads, strict=True)}
 
 
-def _products(grads: Sequence[Values], scales: Mapping[str, Factor]) -> np.ndarray:
+def _products(grads: Sequence[Values], parts: Mapping[str, StepParts]) -> np.ndarray:
     """Return ⟨g_i, g_j⟩_P of the two responses of a pair, ``[2, 2]``."""
     total = np.zeros((2, 2))
-    for name, scale in scales.items():
+    for name, part in parts.items():
         both = torch.stack([g[name] for g in grads])
-        total += flat_products(both * scale, both).numpy()
+        total += flat_products(both * part.scale, both).numpy()
     return total
 
 
-def _by_pair(pairs: Sequence[EncodedPair]) -> list[list[Row]]:
-    return [sequences([pair]) for pair in pairs]
+def _rows(pair: EncodedPair) -> list[Row]:
+    return sequences([pair])
 
 
 def _next(kind: str, parts: StepParts, old: Values, incoming: Values) -> Tensor:

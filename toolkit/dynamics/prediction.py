@@ -105,7 +105,7 @@ def predict_step(
     )
     before = {name: p.detach() for name, p in selected.items()}
     after, step = _taken(selected, before, batch, recipe)
-    forces = forces_on(policy, watched, encoded, batch, step)
+    forces, _ = forces_on(policy, watched, encoded, batch, step)
     frame = _frame(policy, encoded, watched, before, after, forces)
     frame.attrs.update(given.labels_of(policy, params, "weights before the step"))
     frame.attrs.update(loss_name=batch.weights.loss_name, **batch.weights.hparams)

@@ -78,13 +78,7 @@ def fall_of(forces, pair_id, side: str) -> Fall:
     """
     split = [f"{source}_{term}" for source in SOURCES for term in SIDES]
     require(forces, "step", "pair_id", "side", *split, "actual_delta")
-    if side not in SIDES:
-        raise ValueError(f"side={side!r} is unknown; allowed: {', '.join(SIDES)}")
-    rows = forces[forces["side"] == side]
-    ids = list(dict.fromkeys(rows["pair_id"]))
-    if pair_id is not None and pair_id not in ids:
-        raise ValueError(f"pair_id={pair_id!r} is not in the frame; its pairs are {ids[:10]}")
-    rows = rows if pair_id is None else rows[rows["pair_id"] == pair_id]
+    rows, who = rows_of(forces, pair_id, side)
     parts = {
         "push": [name for name in split if name.endswith("_chosen")],
         "pull": [name for name in split if name.endswith("_rejected")],
@@ -98,11 +92,27 @@ def fall_of(forces, pair_id, side: str) -> Fall:
     falls = np.maximum.accumulate(sums["actual"]) - sums["actual"]
     low = int(np.argmax(falls)) if np.isfinite(falls).all() else 0
     high = int(np.argmax(sums["actual"][: low + 1]))
-    alone = pair_id is not None or len(ids) == 1
-    who = str(rows["pair_id"].iloc[0]) if alone else f"mean of {len(ids)} probes"
     sources = {name: sums.pop(name) for name in SOURCES}
     at = np.array([steps.index[0] - 1, *steps.index])
     return Fall(at, **sums, sources=sources, high=high, low=low, who=who)
+
+
+def rows_of(frame, pair_id, side: str):
+    """One response's rows of a tidy frame (of all probes without an id), and whose they are.
+
+    Raises:
+        ValueError: for an unknown side or pair.
+    """
+    if side not in SIDES:
+        raise ValueError(f"side={side!r} is unknown; allowed: {', '.join(SIDES)}")
+    rows = frame[frame["side"] == side]
+    ids = list(dict.fromkeys(rows["pair_id"]))
+    if pair_id is not None and pair_id not in ids:
+        raise ValueError(f"pair_id={pair_id!r} is not in the frame; its pairs are {ids[:10]}")
+    if pair_id is None and len(ids) > 1:
+        return rows, f"mean of {len(ids)} probes"
+    rows = rows if pair_id is None else rows[rows["pair_id"] == pair_id]
+    return rows, str(rows["pair_id"].iloc[0])
 
 
 def anatomy_of_a_fall(forces, *, pair_id=None, side="chosen", step=None, ax=None):

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from toolkit.plots._fall_figure import rows_of
 from toolkit.plots._figure import axes_of, drawable, families, finish, short
 from toolkit.plots._frames import one_pair, require
 from toolkit.plots._numbers import number, places_for
@@ -69,37 +70,44 @@ def fall_by_token(tokens, *, pair_id=None, side="chosen", value="actual_delta", 
     return finish(ax, tokens, grid=False)
 
 
-def fall_by_pair(pulls, *, top=12, picked=None, ax=None):
+def fall_by_pair(pulls, *, pair_id=None, side="chosen", top=12, picked=None, ax=None):
     """Which training pairs pulled a response down most over the run, and which pushed it up.
 
     Args:
-        pulls: ``pair_id, delta``: what each training pair did to the response, nats.
-        top: at most so many pairs, those with the largest changes, from the lowest up.
-        picked: a ``pair_id`` to mark.
+        pulls: `Trajectory.pulls()`, or some of its steps: ``pair_id, side, train_pair_id``,
+            ``delta`` (what each training pair did to the response in a step, nats).
+        pair_id: the probe to show; None shows the mean of the probes.
+        side: the response: ``chosen`` or ``rejected``.
+        top: at most so many training pairs, those with the largest sums, from the lowest up.
+        picked: a ``train_pair_id`` to mark.
         ax: axes to draw on.
 
     Returns:
         The Axes.
 
     Raises:
-        ValueError: for a missing column, no rows or an unknown ``picked``.
+        ValueError: for a missing column, no rows, an unknown side, pair or ``picked``.
 
     Example:
         >>> import pandas as pd
-        >>> pulls = pd.DataFrame({"pair_id": ["a", "b"], "delta": [0.1, -0.4]})
+        >>> pulls = pd.DataFrame({"pair_id": "p", "side": "chosen", "train_pair_id": ["a", "b"],
+        ...     "delta": [0.1, -0.4]})
         >>> [label.get_text() for label in fall_by_pair(pulls).get_yticklabels()]
         ['b', 'a']
     """
-    require(pulls, "pair_id", "delta")
-    if picked is not None and picked not in set(pulls["pair_id"]):
-        raise ValueError(f"picked={picked!r} is not in the frame's {len(pulls)} pairs")
-    order = pulls["delta"].abs().sort_values(ascending=False, kind="stable").index[:top]
-    rows = pulls.loc[order].sort_values("delta", kind="stable")
+    require(pulls, "pair_id", "side", "train_pair_id", "delta")
+    rows, who = rows_of(pulls, pair_id, side)
+    probes = rows["pair_id"].nunique()
+    sums = rows.groupby("train_pair_id", sort=False)["delta"].sum(min_count=1) / probes
+    if picked is not None and picked not in sums.index:
+        raise ValueError(f"picked={picked!r} is not in the frame's {len(sums)} training pairs")
+    order = sums.abs().sort_values(ascending=False, kind="stable").index[:top]
+    rows = sums[order].sort_values(kind="stable")
     ax = axes_of(ax, (6.6, float(np.clip(1.4 + 0.28 * len(rows), 2.2, 9))))
-    lines, deltas = np.arange(len(rows)), rows["delta"].to_numpy(float)
+    lines, deltas = np.arange(len(rows)), rows.to_numpy(float)
     colors = np.where(deltas < 0, OKABE_ITO["vermillion"], OKABE_ITO["blue"])
     bars = ax.barh(lines, deltas, color=colors, height=0.7, zorder=3)
-    for bar, delta, id in zip(bars, deltas, rows["pair_id"], strict=True):
+    for bar, delta, id in zip(bars, deltas, rows.index, strict=True):
         bar.set(hatch="////" if delta < 0 else None, edgecolor="black" if id == picked else "white",
                 linewidth=2.0 if id == picked else 0.4)  # fmt: skip
     places = places_for(np.abs(deltas).max())
@@ -107,12 +115,13 @@ def fall_by_pair(pulls, *, top=12, picked=None, ax=None):
         ax.text(1.01, line, number(delta, sign=True, places=places), va="center", fontsize=8,
                 transform=ax.get_yaxis_transform())  # fmt: skip
     ax.axvline(0, color="black", lw=0.8, zorder=4)
-    ax.set_yticks(lines, [short(id, 24) for id in rows["pair_id"]], parse_math=False, fontsize=8,
+    ax.set_yticks(lines, [short(id, 24) for id in rows.index], parse_math=False, fontsize=8,
                   fontfamily=families())  # fmt: skip
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlabel("what each training pair did to it over the run, nats")
-    if len(rows) < len(pulls):
-        ax.set_title(f"{len(rows)} of {len(pulls)} training pairs", loc="left", fontsize=9)
+    shown = f"{len(rows)} of {len(sums)} training pairs"
+    ax.set_title(f"{short(who)}, {side} response: {shown}", loc="left", fontsize=9,
+                 parse_math=False)  # fmt: skip
     return finish(ax, pulls)
 
 
