@@ -83,7 +83,7 @@ def _dialogues(options, policy: tk.Policy) -> list[tk.EncodedPair]:
     """Return dialogues evenly spread over the file, encoded; those that do not fit are left out."""
     pairs = tk.load_pairs(options.dialogues, on_error="skip")
     audit = tk.audit_pairs(pairs, policy)
-    fits = set(audit.loc[audit["usable"], "id"])
+    fits = set(audit.loc[audit["usable"], "pair_id"])
     pairs = [pair for pair in pairs if pair.id in fits]
     step = max(1, len(pairs) // options.pairs)
     return [policy.encode(pair) for pair in pairs[::step][: options.pairs]]

@@ -74,9 +74,9 @@ def ranking(policy: tk.Policy, requests: list, scores: pd.DataFrame) -> None:
     ]
     for group, lr, seed, q in left(RANKING, ("group", "lr", "seed", "quantile"), plan):
         by_id = {pair.id: pair for pair in groups[group]}
-        own = scores[scores["id"].isin(by_id)]
+        own = scores[scores["pair_id"].isin(by_id)]
         part = tk.quantile_subsets(own, quantiles=(q,), size=WINDOW)[q]
-        pairs = [by_id[id] for id in part["id"]]
+        pairs = [by_id[id] for id in part["pair_id"]]
         about = {"group": group, "lr": lr, "seed": seed, "quantile": q, "pairs": len(pairs)}
         about |= {"ln_ches": part["ln_ches"].median()}
         rows = measured(policy, pairs, pairs, RANKING_STEPS, lr=lr, seed=seed)

@@ -25,7 +25,7 @@ STRANGE = [
     *([], {}, (), set(), [None], ["dpo", "dpo"], [[1]], {"beta": None}, {1: 2}, [{}]),
     *(object(), int, lambda: 0, lambda *_: None, iter(()), range(3), SimpleNamespace()),
     *(np.array([1.0, 2.0]), np.array(None), np.float32(1), pd.DataFrame(), pd.Series([1])),
-    *(pd.DataFrame({"id": ["a", None], "ln_ches": ["x", 2]}), datetime.date(1, 1, 1)),
+    *(pd.DataFrame({"pair_id": ["a", None], "ln_ches": ["x", 2]}), datetime.date(1, 1, 1)),
     *(torch.tensor(float("nan")), torch.nn.Linear(1, 1), torch.float16, Path("nowhere.csv")),
 ]
 

@@ -30,7 +30,7 @@ explorer = tk.PairExplorer(policy, pairs).measure()
 explorer""",
     "plot": "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()",
     "dataset": """
-scores = pd.DataFrame({"id": [p.id for p in pairs], "ln_ches": np.arange(12.0) % 5,
+scores = pd.DataFrame({"pair_id": [p.id for p in pairs], "ln_ches": np.arange(12.0) % 5,
                        "chosen_length": np.arange(95, 107), "rejected_length": 7})
 scores.loc[:3, ["ln_ches", "chosen_length"]] = np.nan
 tk.DatasetExplorer(policy, pairs, scores=scores)""",

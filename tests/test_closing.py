@@ -21,7 +21,7 @@ def use_pairs(explorer):
     tabs = explorer.tabs.widget
     for k in range(len(tabs.children)):
         tabs.selected_index = k
-        explorer.selection = explorer.to_frame()["id"].iloc[k % 3]
+        explorer.selection = explorer.to_frame()["pair_id"].iloc[k % 3]
 
 
 def use_dataset(explorer):

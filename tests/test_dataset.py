@@ -16,14 +16,14 @@ def policy():
 @pytest.fixture
 def choice(policy):
     pairs = [tk.PreferencePair(f"p{k}", f"Say {k}.", " yes", " no") for k in range(6)]
-    frame = pd.DataFrame({"id": [p.id for p in pairs][::-1], "error": ""})
+    frame = pd.DataFrame({"pair_id": [p.id for p in pairs][::-1], "error": ""})
     frame["ln_ches"] = [5.0, 4.0, 3.0, 2.0, None, 0.0]
     frame["cosine"] = [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
     return DatasetChoice(policy, Scores(policy, pairs, frame), x=None, y=None, by=None, keep=0.5)
 
 
 def test_rows_find_their_pairs_and_the_usual_columns_are_taken(choice):
-    assert choice.frame["id"].tolist() == choice.ids == [f"p{k}" for k in range(6)]
+    assert choice.frame["pair_id"].tolist() == choice.ids == [f"p{k}" for k in range(6)]
     assert choice.columns == {"x": "ln_ches", "y": "cosine", "by": "ln_ches"}
     assert choice.frame["cosine"].tolist() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
 
@@ -46,7 +46,7 @@ def test_selecting_by_place_outline_and_id(choice):
 
 def test_what_is_refused_changes_nothing(choice):
     for call, message in (
-        (lambda: choice.set_column("x", "id"), "x='id' is no column of numbers"),
+        (lambda: choice.set_column("x", "pair_id"), "x='pair_id' is no column of numbers"),
         (lambda: setattr(choice, "keep", 2), "keep must be a share"),
         (lambda: choice.select_ids(["p9"]), "'p9' is no id of these pairs"),
         (lambda: choice.place_of("p9"), "selection='p9' is no id of these pairs; ids close"),

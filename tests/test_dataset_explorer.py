@@ -57,7 +57,7 @@ def synthetic(n, seed=0):
     """Scores with ties, gaps and one infinite value, and short pairs to go with them."""
     rng = np.random.default_rng(seed)
     pairs = [tk.PreferencePair(f"p{k}", f"Say {k}.", " yes", " no") for k in range(n)]
-    frame = pd.DataFrame({"id": [p.id for p in pairs], "error": ""})
+    frame = pd.DataFrame({"pair_id": [p.id for p in pairs], "error": ""})
     frame["ln_ches"] = rng.normal(0, 2, n).round(1)
     frame["cosine"] = rng.uniform(-1, 1, n)
     frame["regime"] = rng.choice(["ideal", "both_down", "both_up"], n)
@@ -119,12 +119,12 @@ def test_counts_mask_and_cut_are_those_of_filter_pairs(wide, many, by, keep):
     expected = scoring.filter_pairs(pairs, frame, by=by, keep=keep)
     ids = [pair.id for pair in expected]
     shown, counts = wide.to_frame(), wide.choice.counts()
-    assert [pair.id for pair in wide.kept()] == ids == shown.loc[shown["kept"], "id"].tolist()
+    assert [pair.id for pair in wide.kept()] == ids == shown.loc[shown["kept"], "pair_id"].tolist()
     unscored = int(frame[by].isna().sum())
     assert counts == {
         "kept": len(ids), "dropped": len(pairs) - len(ids) - unscored, "unscored": unscored,
     }  # fmt: skip
-    assert wide.choice.cut == frame.set_index("id").loc[ids, by].max()
+    assert wide.choice.cut == frame.set_index("pair_id").loc[ids, by].max()
     regimes = wide.choice.regimes()
     assert regimes["kept"].sum() == len(ids) and regimes["all"].sum() == len(pairs)
 
@@ -219,7 +219,7 @@ def test_arrow_keys_walk_along_the_axes(wide):
     frame = wide.to_frame()
     frame = frame[np.isfinite(frame[["ln_ches", "cosine"]]).all(axis=1)]
     for key, column in (("right", "ln_ches"), ("up", "cosine")):
-        order = frame.sort_values(column, kind="stable")["id"].tolist()
+        order = frame.sort_values(column, kind="stable")["pair_id"].tolist()
         at = order.index(wide.selection)
         canvas.callbacks.process("key_press_event", KeyEvent("key_press_event", canvas, key))
         assert wide.selection == order[at + 1]
@@ -231,7 +231,7 @@ def test_arrow_keys_walk_along_the_axes(wide):
 def test_box_selects_what_the_frame_says(wide):
     frame = wide.to_frame()
     inside = frame["ln_ches"].between(-1, 1) & frame["cosine"].between(-0.5, 0.25)
-    assert wide.select_box((1, -1), (-0.5, 0.25)) == frame.loc[inside, "id"].tolist()
+    assert wide.select_box((1, -1), (-0.5, 0.25)) == frame.loc[inside, "pair_id"].tolist()
     assert wide.to_frame()["selected"].sum() == inside.sum() > 5
     assert len(artist(wide, "selected").get_xdata()) == inside.sum()
     assert f"selected {inside.sum()}" in part(wide, "de-ranking").value
@@ -241,7 +241,7 @@ def test_dragged_box_selects_and_a_click_keeps_it(wide):
     transform = axes(wide).transData.transform
     drag(wide, transform((-1, -0.5)), transform((1, 0.25)))
     selected = wide.selected_ids
-    frame = wide.to_frame().set_index("id").loc[selected]
+    frame = wide.to_frame().set_index("pair_id").loc[selected]
     assert len(selected) > 5
     assert frame["ln_ches"].between(-1.01, 1.01).all()
     picked = wide.selection
@@ -263,7 +263,7 @@ def test_table_shows_the_chosen_part_and_names_its_rows(wide):
     wide.selected_ids = ["p9", "p4"]
     part(wide, "de-part").value = "selected"
     shown = table(wide)
-    assert shown.df["id"].tolist() == ["p4", "p9"]
+    assert shown.df["pair_id"].tolist() == ["p4", "p9"]
     shown.selected_rows = [1]
     assert wide.selection == "p9"
     wide.pointer.clear.click()
@@ -272,7 +272,7 @@ def test_table_shows_the_chosen_part_and_names_its_rows(wide):
     assert len(shown.df) == len(wide.unscored)
     part(wide, "de-part").value = "kept"
     wide.keep = 0.1
-    assert shown.df["id"].tolist() == [pair.id for pair in wide.kept()]
+    assert shown.df["pair_id"].tolist() == [pair.id for pair in wide.kept()]
 
 
 def test_what_is_chosen_is_linked(wide, policy, many):
@@ -289,9 +289,9 @@ def test_what_is_chosen_is_linked(wide, policy, many):
 
 
 def test_explore_opens_the_selected_pairs(explorer):
-    assert explorer.explore().to_frame()["id"].tolist() == [explorer.selection]
+    assert explorer.explore().to_frame()["pair_id"].tolist() == [explorer.selection]
     explorer.selected_ids = explorer.choice.ids[2:4]
-    assert explorer.explore(lr=1e-4).to_frame()["id"].tolist() == explorer.choice.ids[2:4]
+    assert explorer.explore(lr=1e-4).to_frame()["pair_id"].tolist() == explorer.choice.ids[2:4]
 
 
 # ----------------------------------------------------------------- rows without scores
@@ -300,10 +300,10 @@ def test_explore_opens_the_selected_pairs(explorer):
 def test_pair_without_a_score_is_named_never_kept_and_can_be_looked_at(explorer):
     explorer.keep = 1.0
     assert TOO_LONG not in [pair.id for pair in explorer.kept()]
-    assert explorer.unscored["id"].tolist() == [TOO_LONG]
+    assert explorer.unscored["pair_id"].tolist() == [TOO_LONG]
     assert "1 of 16 pairs without ln_ches" in part(explorer, "pe-note").value
     assert "too &lt;b&gt;long" in part(explorer, "pe-note").value
-    assert TOO_LONG in explorer.to_frame()["id"].tolist()
+    assert TOO_LONG in explorer.to_frame()["pair_id"].tolist()
     assert len(table(explorer).df) == 16
     explorer.selection = TOO_LONG
     assert "cannot be scored" in part(explorer, "pe-status").value
@@ -326,7 +326,7 @@ def test_notes_count_what_is_not_drawn(wide):
 def test_scores_in_another_order_and_with_more_rows_find_their_pairs(policy, pairs, scores):
     explorer = tk.DatasetExplorer(policy, pairs[3:8], scores=scores.iloc[::-1])
     expected = scores.iloc[3:8]
-    assert explorer.to_frame()["id"].tolist() == expected["id"].tolist()
+    assert explorer.to_frame()["pair_id"].tolist() == expected["pair_id"].tolist()
     np.testing.assert_array_equal(explorer.to_frame()["ln_ches"], expected["ln_ches"])
 
 
@@ -452,20 +452,24 @@ def test_ten_thousand_rows(policy):
 
 def test_bad_input_names_the_parameter(policy, pairs, scores):
     twice = pd.concat([scores, scores.iloc[:1]])
-    empty = scores[["id", "error"]]
+    empty = scores[["pair_id", "error"]]
     cases = [
         (("gpt2", pairs), {}, "policy must be a toolkit Policy"),
         ((policy, []), {}, "pairs must be a list"),
         ((policy, [*pairs, pairs[0]]), {"scores": scores}, "occurs twice"),
         ((policy, pairs), {"scores": scores.iloc[1:]}, "scores: no row for pair"),
         ((policy, pairs), {"scores": twice}, "scores: id .* is there twice"),
-        ((policy, pairs), {"scores": scores.drop(columns="id")}, "scores: no column 'id'"),
+        (
+            (policy, pairs),
+            {"scores": scores.drop(columns="pair_id")},
+            "scores: no column 'pair_id'",
+        ),
         ((policy, pairs), {"scores": empty}, "scores: no pair has a number"),
         ((policy, pairs), {"scores": 3}, "scores must be a frame"),
         ((policy, pairs), {"scores": "/nowhere/s.parquet"}, "scores: '/nowhere"),
         ((policy, pairs), {"scores": scores, "x": "chess"}, "x='chess' is no column of numbers"),
         ((policy, pairs), {"scores": scores, "y": "regime"}, "y='regime' is no column of numbers"),
-        ((policy, pairs), {"scores": scores, "by": "id"}, "by='id' is no column"),
+        ((policy, pairs), {"scores": scores, "by": "pair_id"}, "by='pair_id' is no column"),
         ((policy, pairs), {"scores": scores, "keep": 0}, "keep must be a share"),
     ]
     for arguments, options, message in cases:
@@ -521,7 +525,7 @@ def test_begins_with_the_columns_that_there_are(policy, many, columns, expected)
     pairs, frame = many
     for k, name in enumerate(columns):
         frame = frame.assign(**{name: np.arange(len(frame)) + k})
-    explorer = tk.DatasetExplorer(policy, pairs, scores=frame[["id", *columns]])
+    explorer = tk.DatasetExplorer(policy, pairs, scores=frame[["pair_id", *columns]])
     assert (explorer.x, explorer.y, explorer.by) == expected
     explorer.close()
 

@@ -17,7 +17,7 @@ from toolkit.model import Provenance
 
 SHAPES = list(shapes.CONFIGS)
 COLUMNS = [
-    "id",
+    "pair_id",
     "chosen_logps",
     "rejected_logps",
     "ref_chosen_logps",
@@ -411,7 +411,7 @@ def test_take_keeps_the_order_asked_for(index):
 def test_take_reads_a_mask_as_a_mask():
     """Cast to integers, a mask selects pairs 0 and 1 over and over."""
     result = weighted(from_vectors(*random_vectors(4)), 1.0, 2.0)
-    assert result.take(np.array([False, True, False, True])).stats.ids == ["1", "3"]
+    assert result.take(np.array([False, True, False, True])).stats.pair_ids == ["1", "3"]
     assert len(result.take([])) == 0
 
 

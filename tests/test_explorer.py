@@ -26,7 +26,7 @@ def example():
 def frame():
     ids = [f"p{k}" for k in range(9)] + [HOSTILE]
     values = [float(k) for k in range(10)]
-    return pd.DataFrame({"id": ids, "cosine": values, "ches": values[::-1], "regime": "ideal"})
+    return pd.DataFrame({"pair_id": ids, "cosine": values, "ches": values[::-1], "regime": "ideal"})
 
 
 @pytest.fixture

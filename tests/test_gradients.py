@@ -241,7 +241,7 @@ def test_batch_size_and_order_change_nothing(shape):
     for size, order in ((1, range(5)), (3, range(5)), (8, reversed(range(5)))):
         chosen = [pairs[i] for i in order]
         stats = tk.pair_stats(policy, chosen, batch_size=size, progress=False)
-        frames.append(stats.to_frame().set_index("id").loc[[p.id for p in pairs]])
+        frames.append(stats.to_frame().set_index("pair_id").loc[[p.id for p in pairs]])
     for other in frames[1:]:
         np.testing.assert_allclose(other.to_numpy(float), frames[0].to_numpy(float), rtol=1e-8)
 
@@ -364,7 +364,10 @@ def test_gram_equals_the_oracle(shape, memory):
     norms = every.norm(dim=1).numpy()
     error = np.abs(kernel.matrix - (every @ every.T).numpy())
     assert np.all(error <= 2e-6 * np.outer(norms, norms))
-    assert kernel.ids[2:4] == [pairs[1].id] * 2 and list(kernel.sides[:2]) == ["chosen", "rejected"]
+    assert kernel.pair_ids[2:4] == [pairs[1].id] * 2 and list(kernel.sides[:2]) == [
+        "chosen",
+        "rejected",
+    ]
     assert kernel.relative_error == 0
 
 
@@ -404,7 +407,7 @@ def test_projection_keeps_the_diagonal_and_its_stated_error():
     guess = tk.gram(policy, pairs, projection=2000, progress=False)
     again = tk.gram(policy, pairs, projection=2000, memory=50_000, progress=False)
     np.testing.assert_allclose(np.diag(guess.matrix), np.diag(exact.matrix), rtol=1e-9)
-    off = ~np.eye(len(exact.ids), dtype=bool)
+    off = ~np.eye(len(exact.pair_ids), dtype=bool)
     error = (guess.cosine - exact.cosine)[off]
     assert 0 < np.sqrt((error**2).mean()) < 2 * guess.relative_error
     assert guess.relative_error == pytest.approx(2000**-0.5)
@@ -422,13 +425,13 @@ def test_parts_sum_to_the_pair(by):
     policy, pairs = shapes.policy("llama"), shapes.ragged_pairs()
     stats = tk.pair_stats(policy, pairs, progress=False)
     parts = stats.split(by)
-    sums = parts.groupby("id")[["chosen_sq_norm", "rejected_sq_norm", "inner"]].sum()
-    whole = stats.to_frame().set_index("id")
+    sums = parts.groupby("pair_id")[["chosen_sq_norm", "rejected_sq_norm", "inner"]].sum()
+    whole = stats.to_frame().set_index("pair_id")
     np.testing.assert_allclose(sums, whole.loc[sums.index, sums.columns], rtol=1e-9)
     if by == "layer":
         assert {"block 0", "block 1", "lm_head"} <= set(parts["part"])
         only = tk.pair_stats(policy, pairs, params=r"layers\.1\.", progress=False)
-        got = parts[parts["part"] == "block 1"].set_index("id").loc[only.ids, "inner"]
+        got = parts[parts["part"] == "block 1"].set_index("pair_id").loc[only.pair_ids, "inner"]
         np.testing.assert_allclose(got, only.inner, rtol=1e-9)
 
 

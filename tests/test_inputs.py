@@ -257,12 +257,12 @@ def test_pairs_that_cannot_be_scored_are_left_out_and_named(policy, name):
     found, expected = frame_of(result), frame_of(function(policy, pairs(), **options))
     pd.testing.assert_frame_equal(found, expected)
     rows = found.attrs["skipped"]
-    assert [(pair["row"], pair["id"]) for pair in rows] == [(7, "long"), (9, "empty")]
+    assert [(pair["row"], pair["pair_id"]) for pair in rows] == [(7, "long"), (9, "empty")]
     assert "more than max_length 512" in rows[0]["reason"] and "no token" in rows[1]["reason"]
     assert not expected.attrs.get("skipped")
     if not isinstance(result, pd.DataFrame):
-        assert list(result.skipped) == list(tk.PairList().skipped) == ["row", "id", "reason"]
-        assert result.skipped["id"].tolist() == ["long", "empty"]
+        assert list(result.skipped) == list(tk.PairList().skipped) == ["row", "pair_id", "reason"]
+        assert result.skipped["pair_id"].tolist() == ["long", "empty"]
 
 
 def test_log_probabilities_name_what_was_left_out(policy):
@@ -286,7 +286,7 @@ def test_probes_are_left_out_too_and_named_once(policy):
         policy, with_bad(), probes=[pairs()[0], long], on_error="skip", **RUN, **QUIET
     )
     assert result.pair_ids == [pairs()[0].id]
-    assert result.skipped["id"].tolist() == ["long", "empty"]
+    assert result.skipped["pair_id"].tolist() == ["long", "empty"]
 
 
 def test_a_saved_trajectory_remembers_what_was_left_out(policy, tmp_path):
@@ -299,7 +299,7 @@ def test_parts_of_statistics_keep_what_was_left_out(policy):
     stats = tk.pair_stats(policy, with_bad(), on_error="skip", progress=False)
     assert stats.take([1]).skipped.equals(stats.skipped)
     frame = tk.entanglement(stats, "dpo").to_frame()
-    assert [pair["id"] for pair in frame.attrs["skipped"]] == ["long", "empty"]
+    assert [pair["pair_id"] for pair in frame.attrs["skipped"]] == ["long", "empty"]
 
 
 @pytest.mark.parametrize("name", SKIPPING)
@@ -312,9 +312,9 @@ def test_nothing_left_to_score_is_an_error(policy, runs, name):
 def test_explorers_name_what_they_leave_out(policy):
     explorer = tk.PairExplorer(policy, with_bad(), live=False)
     assert explorer.skipped["row"].tolist() == [7, 9]
-    assert [p["id"] for p in explorer.to_frame().attrs["skipped"]] == ["long", "empty"]
+    assert [p["pair_id"] for p in explorer.to_frame().attrs["skipped"]] == ["long", "empty"]
     run = tk.TrajectoryExplorer(policy, with_bad(), on_error="skip", live=False, **RUN)
-    assert run.trajectory.skipped["id"].tolist() == ["long", "empty"]
+    assert run.trajectory.skipped["pair_id"].tolist() == ["long", "empty"]
 
 
 def test_explorers_say_that_pairs_were_cut(policy):

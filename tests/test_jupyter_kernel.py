@@ -43,7 +43,7 @@ def watch(change):
     # Registered after the explorer's own callback: what the pick computed is there.
     threads.add(threading.get_ident())
     found = explorer.one.contributions()
-    picked.append((explorer.selection, np.array_equal(found.with_chosen, tokens[found.id])))
+    picked.append((explorer.selection, np.array_equal(found.with_chosen, tokens[found.pair_id])))
 
 table.observe(watch, "selected_rows")
 flags = [p.requires_grad for p in policy.model.parameters()]

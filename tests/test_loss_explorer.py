@@ -379,7 +379,7 @@ def test_failing_callback_is_told(explorer, monkeypatch):
 def test_pair_that_cannot_be_scored_is_named(policy, stats):
     bad = tk.PreferencePair("too <b>long", "word " * 600, " a", " b")
     explorer = tk.LossExplorer(policy, [bad, *make_pairs()], stats=stats)
-    assert explorer.skipped["id"].tolist() == ["too <b>long"]
+    assert explorer.skipped["pair_id"].tolist() == ["too <b>long"]
     assert "1 of 5 pairs cannot be scored" in part(explorer, "le-note").value
     assert "too &lt;b&gt;long" in explorer.to_html()
     with pytest.raises(ValueError, match="cannot be scored"):

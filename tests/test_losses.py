@@ -27,7 +27,7 @@ def batch(*rows, ids=None):
     lengths = np.arange(1, len(rows) + 1)
     made = SimpleNamespace(**dict(zip(FIELDS, [*columns, lengths, lengths + 3], strict=True)))
     if ids is not None:
-        made.ids = ids
+        made.pair_ids = ids
     return made
 
 
@@ -161,8 +161,8 @@ def test_defaults_are_the_tables_and_do_not_leak_between_calls():
 
 def test_frame_and_table():
     frame = tk.loss_weights(batch(*PAIRS, ids=["a", "b", "c"]), "dpo", beta=0.2).to_frame()
-    assert list(frame.columns) == ["id", "loss", "d_chosen", "d_rejected"]
-    assert frame["id"].tolist() == ["a", "b", "c"]
+    assert list(frame.columns) == ["pair_id", "loss", "d_chosen", "d_rejected"]
+    assert frame["pair_id"].tolist() == ["a", "b", "c"]
     assert frame.attrs == {"loss_name": "dpo", "beta": 0.2}
     table = tk.loss_table()
     assert table.index.tolist() == list(tk.LOSSES) and table.index.name == "loss_name"

@@ -21,7 +21,7 @@ def test_a_batch_that_was_halved_for_memory_is_one_measurement(policy, monkeypat
     monkeypatch.setattr(measurement, "iter_pair_stats", halved)
     found = measurement.Measurement(policy, pairs, "all")
     found.step(3)
-    assert list(found.results()[0].ids) == [pair.id for pair in pairs]
+    assert list(found.results()[0].pair_ids) == [pair.id for pair in pairs]
 
 
 def test_a_measurement_in_parts_is_that_of_all_at_once(policy):

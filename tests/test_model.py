@@ -501,7 +501,7 @@ def test_batches_padding_and_order_change_nothing(size):
     pairs = shapes.ragged_pairs()[::-1]
     for name, policy in every_model():
         results = tk.per_token_logps(policy, pairs, batch_size=size)
-        assert [r.id for r in results] == [p.id for p in pairs]
+        assert [r.pair_id for r in results] == [p.id for p in pairs]
         for pair, got in zip(pairs, results, strict=True):
             alone = [reference.token_logps(policy.model.eval(), *s) for s in reference.sides(pair)]
             torch.testing.assert_close(got.chosen, alone[0].detach(), rtol=1e-6, atol=1e-7)

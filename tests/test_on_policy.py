@@ -121,7 +121,7 @@ def test_every_refusal_of_the_generator_is_one_by_the_rule():
 def requests_and_scores() -> tuple[list, pd.DataFrame]:
     requests = [p for p in tk.load_pairs("on_policy") if p.meta["kind"] == "request"]
     scores = [float(len(str(p.chosen)) % 97) for p in requests]
-    return requests, pd.DataFrame({"id": [p.id for p in requests], "ln_ches": scores})
+    return requests, pd.DataFrame({"pair_id": [p.id for p in requests], "ln_ches": scores})
 
 
 def test_every_condition_leaves_out_the_unseen_requests():
@@ -153,10 +153,10 @@ def test_runs_that_are_in_the_file_are_not_repeated(tmp_path):
 def test_the_parts_of_the_ranking_are_fifths_of_128_pairs():
     requests, scores = requests_and_scores()
     for group in (requests, [p for p in requests if run_on_policy.both_refuse(p)]):
-        own = scores[scores["id"].isin({p.id for p in group})]
+        own = scores[scores["pair_id"].isin({p.id for p in group})]
         size = run_on_policy.WINDOW
         parts = tk.quantile_subsets(own, quantiles=run_on_policy.QUANTILES, size=size)
-        ids = [set(part["id"]) for part in parts.values()]
+        ids = [set(part["pair_id"]) for part in parts.values()]
         assert [len(part) for part in ids] == [128] * 5
         assert len(set().union(*ids)) == 640
 

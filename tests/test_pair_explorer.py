@@ -140,7 +140,7 @@ def test_a_click_away_from_every_point_picks_nothing(explorer):
 def test_rows_of_the_table_are_pairs_in_their_own_order(explorer):
     """Sorting and filtering happen in the browser: rows are named by their place in the data."""
     frame = table(explorer).df
-    assert len(frame) == 5 and explorer.to_frame()["id"].tolist() == list(TEXTS)
+    assert len(frame) == 5 and explorer.to_frame()["pair_id"].tolist() == list(TEXTS)
 
 
 def test_beta_and_lr_rescale_without_the_model(explorer, monkeypatch):
@@ -245,7 +245,7 @@ def test_text_from_data_is_never_html(explorer):
 
 def test_still_copy_holds_the_numbers_of_the_frame(explorer):
     explorer.selection, explorer.beta, explorer.lr = "p3", 0.3, 1e-4
-    still, row = explorer.to_html(), explorer.to_frame().set_index("id").loc["p3"]
+    still, row = explorer.to_html(), explorer.to_frame().set_index("pair_id").loc["p3"]
     for name in ("chosen_logps", "inner", "cosine", "kappa", "predicted_chosen_delta", "ln_ches"):
         assert f"{row[name]:.5g}".replace("-", "−") in still, name
     assert "data:image/png;base64," in still and "http" not in still
@@ -360,7 +360,7 @@ def test_pair_that_cannot_be_scored_is_named(policy, measured):
     bad = tk.PreferencePair("too <b>long", "word " * 600, " a", " b")
     pairs = [bad, *make_pairs()]
     explorer = tk.PairExplorer(policy, pairs, **measured)
-    assert explorer.skipped["id"].tolist() == ["too <b>long"]
+    assert explorer.skipped["pair_id"].tolist() == ["too <b>long"]
     assert "1 of 6 pairs cannot be scored" in part(explorer, "pe-note").value
     assert "too &lt;b&gt;long" in part(explorer, "pe-note").value
     assert len(explorer.to_frame()) == 5

@@ -1027,7 +1027,7 @@ def test_the_audit_counts_what_encode_gives_and_keeps_every_row():
     pairs = load_pairs(rows, on_error="skip")
     policy = SimpleNamespace(tokenizer=LLAMA3, context_length=30)
     audit = audit_pairs(pairs, policy)
-    assert audit.id.tolist() == ["0", "1", "2", "3"] and audit.row.tolist() == [0, 1, 2, 3]
+    assert audit.pair_id.tolist() == ["0", "1", "2", "3"] and audit.row.tolist() == [0, 1, 2, 3]
     assert audit.usable.tolist() == [True, False, False, False]
     assert audit.identical.fillna(False).tolist() == [False, False, False, True]
     encoded = encode(pairs[0], LLAMA3)

@@ -15,7 +15,7 @@ from toolkit.widgets.panels.table import PairTable
 def table():
     picked = []
     table = PairTable(picked.append)
-    frame = pd.DataFrame({"id": ["0", "<b>1</b>"], "value": [0.123456, float("nan")]})
+    frame = pd.DataFrame({"pair_id": ["0", "<b>1</b>"], "value": [0.123456, float("nan")]})
     table.show(frame, 0)
     return table, picked
 
@@ -23,7 +23,7 @@ def table():
 def test_table_reports_what_the_user_picks_and_nothing_else(table):
     table, picked = table
     table.select(1)
-    table.show(pd.DataFrame({"id": ["a", "b", "c"]}), 2)
+    table.show(pd.DataFrame({"pair_id": ["a", "b", "c"]}), 2)
     assert picked == [] and table._table.selected_rows == [2]
     table._table.selected_rows = []
     table._table.selected_rows = [1]
@@ -40,7 +40,7 @@ def test_new_numbers_keep_every_option(table):
     """A function that is not listed for evaluation anew leaves the browser with an empty table."""
     table, _ = table
     before = table._table._dt_args
-    table.show(pd.DataFrame({"id": ["a"], "value": [2.0]}), 0)
+    table.show(pd.DataFrame({"pair_id": ["a"], "value": [2.0]}), 0)
     after = table._table._dt_args
     assert {k for k in before if before[k] != after.get(k)} == {"data_json"}
 
@@ -48,20 +48,22 @@ def test_new_numbers_keep_every_option(table):
 def test_next_row_follows_the_sorting_and_the_search(table):
     """The browser says in which order it shows the rows; before that it is the data's."""
     table, _ = table
-    table.show(pd.DataFrame({"id": list("abcde")}), 0)
+    table.show(pd.DataFrame({"pair_id": list("abcde")}), 0)
     assert [table.neighbour(row, 1) for row in (0, 4)] == [1, 0]
     assert [table.neighbour(row, -1) for row in (0, 4)] == [4, 3]
     table._browser.rows = [3, 0, 4]
     assert [table.neighbour(row, 1) for row in (3, 0, 4)] == [0, 4, 3]
     assert [table.neighbour(row, -1) for row in (3, 0, 4)] == [4, 3, 0]
     assert table.neighbour(1, 1) == 3 and table.neighbour(1, -1) == 4  # not among those found
-    table.show(pd.DataFrame({"id": list("ab")}), 0)  # the browser has not answered yet
+    table.show(pd.DataFrame({"pair_id": list("ab")}), 0)  # the browser has not answered yet
     assert table.neighbour(0, 1) == 0 and table.neighbour(1, 1) == 0
 
 
 def test_columns_of_numbers_sort_as_numbers_with_gaps_last(table):
     table, _ = table
-    table.show(pd.DataFrame({"id": ["a", "b"], "n": [117, 34], "x": [float("nan"), 1234.0]}), 0)
+    table.show(
+        pd.DataFrame({"pair_id": ["a", "b"], "n": [117, 34], "x": [float("nan"), 1234.0]}), 0
+    )
     options = table._table._dt_args
     assert {"targets": [1, 2], "type": "missing-last"} in options["columnDefs"]
     rows = json.loads(options["data_json"])

@@ -59,7 +59,7 @@ def pairs_frame(n=40, seed=0):
     )
     return pd.DataFrame(
         {
-            "id": [f"pair {k}" for k in range(n)],
+            "pair_id": [f"pair {k}" for k in range(n)],
             "cosine": cosine,
             "d_chosen": d_c,
             "d_rejected": d_r,
@@ -248,7 +248,7 @@ def test_map_refuses_what_it_cannot_draw():
         plots.entanglement_map(frame, ylim=-1)
     many = pairs_frame(12)
     with pytest.raises(ValueError, match="at most 8 groups"):
-        plots.entanglement_map(many.assign(topic=many.id), hue="topic")
+        plots.entanglement_map(many.assign(topic=many.pair_id), hue="topic")
 
 
 def test_ten_thousand_pairs_take_as_few_artists_as_ten():
@@ -307,7 +307,7 @@ def test_heatmap_numbers_only_where_they_fit_and_nan_is_said():
 def test_figures_draw_any_token_id_and_group():
     """Catches mathtext in ``$``, missing glyphs, and control characters in labels."""
     plots.token_heatmap(matrix_frame(NASTY, NASTY)).figure.canvas.draw()
-    frame = pairs_frame(len(NASTY)).assign(id=NASTY)
+    frame = pairs_frame(len(NASTY)).assign(pair_id=NASTY)
     plots.entanglement_map(frame, picked="$x_{$").figure.canvas.draw()
     plots.delta_bars(frame).figure.canvas.draw()
     plots.score_scatter(frame.iloc[:8].assign(group=NASTY[:8]), hue="group").figure.canvas.draw()
@@ -416,7 +416,7 @@ def test_any_text_is_inert_and_survives(token):
     frame.attrs = {"model": token, "ref": token}
     prompt = pd.DataFrame({"position": [0], "token": [token], token: [1.0], "margin": [0.1]})
     prompt.attrs = frame.attrs
-    numbers = pd.DataFrame({"id": [token], "cosine": [0.5], "regime": [token]})
+    numbers = pd.DataFrame({"pair_id": [token], "cosine": [0.5], "regime": [token]})
     numbers.attrs = frame.attrs
     for html in (
         plots.token_strip_html(frame),
@@ -553,7 +553,7 @@ def test_html_names_missing_columns_and_asks_which_pair():
     with pytest.raises(ValueError, match=r"holds 2 pairs; say picked=, one of \['p', 'q'\]"):
         plots.token_strip_html(two)
     assert plots.token_strip_html(two, picked="q") == plots.token_strip_html(frame)
-    with pytest.raises(ValueError, match=r"lacks the column\(s\) \['id'\]"):
+    with pytest.raises(ValueError, match=r"lacks the column\(s\) \['pair_id'\]"):
         plots.numbers_table(frame)
     with pytest.raises(ValueError, match="picked='z' is not in"):
         plots.numbers_table(pairs_frame(2), picked="z")
@@ -809,7 +809,7 @@ def test_table_of_losses_is_escaped_and_marks_the_picked_one():
 @pytest.mark.parametrize("view", [plots.loss_map, loss_bars, plots.loss_table_html])
 def test_views_of_losses_name_what_is_wrong(view):
     with pytest.raises(ValueError, match="lacks the column"):
-        view(pd.DataFrame({"id": ["a"]}))
+        view(pd.DataFrame({"pair_id": ["a"]}))
     with pytest.raises(ValueError, match="picked='dpoo' is not in"):
         view(losses_frame(), picked="dpoo")
 
@@ -817,7 +817,7 @@ def test_views_of_losses_name_what_is_wrong(view):
 def scores_frame(n=60, seed=0):
     """Scores with a gap, a filter and a selection."""
     rng = np.random.default_rng(seed)
-    frame = pd.DataFrame({"id": [f"p{k}" for k in range(n)], "ln_ches": rng.normal(0, 1, n)})
+    frame = pd.DataFrame({"pair_id": [f"p{k}" for k in range(n)], "ln_ches": rng.normal(0, 1, n)})
     frame["cosine"] = rng.uniform(-1, 1, n)
     frame["regime"] = rng.choice(["ideal", "both_down"], n)
     frame.loc[[0, 1], "ln_ches"] = np.nan, np.inf
@@ -852,7 +852,7 @@ def test_score_scatter_draws_the_picked_pair_that_has_no_value_nowhere():
 
 
 def test_score_scatter_without_regimes_and_filter_shows_all_as_kept():
-    frame = scores_frame()[["id", "ln_ches", "cosine"]]
+    frame = scores_frame()[["pair_id", "ln_ches", "cosine"]]
     artists = by_gid(plots.score_scatter(frame, legend=False))
     assert len(artists["other"].get_xdata()) == 58 and not len(artists["dropped"].get_xdata())
 
@@ -872,7 +872,7 @@ def test_score_histogram_counts_every_finite_value_once():
 
 @pytest.mark.parametrize("values", [[1.0, 1.0], [0.0, 0.0], [np.nan, np.nan], [2.0, np.nan]])
 def test_score_plots_take_equal_and_missing_values(values):
-    frame = pd.DataFrame({"id": ["a", "b"], "ln_ches": values, "cosine": values})
+    frame = pd.DataFrame({"pair_id": ["a", "b"], "ln_ches": values, "cosine": values})
     for ax in (plots.score_scatter(frame), plots.score_histogram(frame, "cosine")):
         ax.figure.canvas.draw()
         assert np.isfinite(ax.get_xlim()).all() and np.diff(ax.get_xlim()) > 0

@@ -28,9 +28,11 @@ def dialogues(tiny):
     """Six real dialogues that fit the shipped model, two of them cut before their last turn."""
     pairs = tk.load_pairs(HH, on_error="skip")
     audit = tk.audit_pairs(pairs, tiny)
-    fits = set(audit.loc[audit["usable"] & (audit["total"] < 160), "id"])
+    fits = set(audit.loc[audit["usable"] & (audit["total"] < 160), "pair_id"])
     chosen = [p for p in pairs if p.id in fits][:4]
-    return chosen + [p for p in pairs if p.notes and p.id in set(audit.loc[audit["usable"], "id"])]
+    return chosen + [
+        p for p in pairs if p.notes and p.id in set(audit.loc[audit["usable"], "pair_id"])
+    ]
 
 
 def other(shape: str, tokenizer) -> tk.Policy:
@@ -49,12 +51,12 @@ def test_everything_runs_on_real_dialogues(shape, tiny, dialogues):
     similarity = tk.similarity(policy, dialogues, progress=False)
     explorer = tk.PairExplorer(policy, dialogues, stats=stats, similarity=similarity, live=False)
     frame = explorer.to_frame()
-    assert list(frame["id"]) == [p.id for p in dialogues] == list(similarity["id"])
+    assert list(frame["pair_id"]) == [p.id for p in dialogues] == list(similarity["pair_id"])
     numbers = frame[["chosen_sq_norm", "rejected_sq_norm", "inner", "ches", "ln_ches"]]
     assert np.isfinite(numbers.to_numpy(float)).all()
     explorer.selection = dialogues[-1].id
     tokens = explorer.tokens()
-    row = frame.set_index("id").loc[dialogues[-1].id]
+    row = frame.set_index("pair_id").loc[dialogues[-1].id]
     total = tokens.loc[tokens["side"] == "chosen", "predicted_delta"].sum()
     assert total == pytest.approx(row["predicted_chosen_delta"], rel=1e-3, abs=1e-7)
     assert dialogues[-1].id in explorer.to_html()
@@ -63,12 +65,12 @@ def test_everything_runs_on_real_dialogues(shape, tiny, dialogues):
 
 def test_dialogues_too_long_for_the_model_are_named_and_left_out(tiny):
     pairs = tk.load_pairs(HH, on_error="skip")
-    audit = tk.audit_pairs(pairs, tiny).set_index("id")
+    audit = tk.audit_pairs(pairs, tiny).set_index("pair_id")
     long = next(p for p in pairs if audit.loc[p.id, "exceeds_context"])
     with pytest.raises(tk.PairError, match=r"512"):
         tk.pair_stats(tiny, [long], progress=False)
     short = next(p for p in pairs if audit.loc[p.id, "total"] < 60)
     explorer = tk.PairExplorer(tiny, [long, short], live=False)
-    assert list(explorer.to_frame()["id"]) == [short.id]
-    assert long.id in explorer.skipped["id"].tolist()
+    assert list(explorer.to_frame()["pair_id"]) == [short.id]
+    assert long.id in explorer.skipped["pair_id"].tolist()
     explorer.close()

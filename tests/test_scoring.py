@@ -79,11 +79,11 @@ def test_columns_are_those_of_the_measures_own_functions(policy):
         "stats": stats.to_frame(),
         "entanglement": tk.entanglement(stats, "ipo", tau=0.3).to_frame(),
     }
-    assert scores.columns[:3].tolist() == ["row", "id", "error"]
+    assert scores.columns[:3].tolist() == ["row", "pair_id", "error"]
     assert scores["row"].tolist() == list(range(6))
     assert scores["error"].tolist() == [""] * 6
     for measure, frame in frames.items():
-        own = frame.drop(columns=["id", "row"], errors="ignore")
+        own = frame.drop(columns=["pair_id", "row"], errors="ignore")
         assert list(own) == [c for c in own if c in _score_settings.MEASURES[measure]], measure
         assert set(own) == set(_score_settings.MEASURES[measure]), measure
         kinds = {"check_dtype": False, "check_names": False}
@@ -105,7 +105,7 @@ def test_order_of_the_input_is_the_order_of_the_rows(policy):
     pairs = pairs_of(9, "refusals")
     one = score_pairs(policy, pairs, **FAST, rows_per_part=4)
     other = score_pairs(policy, pairs[::-1], **FAST, rows_per_part=4)
-    assert other["id"].tolist() == [p.id for p in reversed(pairs)]
+    assert other["pair_id"].tolist() == [p.id for p in reversed(pairs)]
     turned = other[::-1].reset_index(drop=True).assign(row=range(9))
     pd.testing.assert_frame_equal(one, turned, rtol=1e-4, atol=1e-3)
 
@@ -165,7 +165,7 @@ def test_pairs_that_cannot_be_scored_keep_their_row(policy):
     ]
     scores = score_pairs(policy, rows, measures=ALL, progress=False, rows_per_part=2)
     assert scores["row"].tolist() == [0, 1, 2, 3, 4]
-    assert scores["id"].tolist() == ["0", good.id, "long", *(p.id for p in others)]
+    assert scores["pair_id"].tolist() == ["0", good.id, "long", *(p.id for p in others)]
     assert (scores["error"] != "").tolist() == [True, False, True, False, False]
     assert "chosen is empty" in scores["error"][0]
     assert "512" in scores["error"][2]
@@ -219,7 +219,7 @@ def test_one_bad_row_does_not_stop_a_run_that_keeps_errors(policy, out):
     live = [tk.PreferencePair(r["id"], r["prompt"], r["chosen"], r["rejected"]) for r in rows]
     for pairs in (rows, live):
         scores = score_pairs(short, pairs, measures=ALL, progress=False, out=out, resume=False)
-        assert scores["id"].drop(1).tolist() == ["a", "c", "d"]
+        assert scores["pair_id"].drop(1).tolist() == ["a", "c", "d"]
         for error, named in zip(
             scores["error"], ("^$", "surrogate|ud800", "vocabulary", "40"), strict=True
         ):
@@ -249,7 +249,7 @@ def test_scores_that_are_not_finite_are_errors(policy, monkeypatch):
 
     def overflowing(*args, **options):
         frame = real(*args, **options)
-        frame.loc[frame["id"] == bad, ["ches", "ln_ches"]] = [np.inf, np.nan]
+        frame.loc[frame["pair_id"] == bad, ["ches", "ln_ches"]] = [np.inf, np.nan]
         return frame
 
     pairs = pairs_of(3)
@@ -365,7 +365,7 @@ def test_partial_results_can_be_read(policy, half_done, out, stored):
     assert scores["row"].tolist() == [0, 1, 2, 3]
     assert scores.attrs["complete"] is False
     assert scores.attrs["model"] == "tiny (shipped)"
-    assert list(read_scores(out, columns=["ln_ches", "id"])) == ["ln_ches", "id"]
+    assert list(read_scores(out, columns=["ln_ches", "pair_id"])) == ["ln_ches", "pair_id"]
     whole = again(policy, half_done, out)
     assert stored() == [2, 3]
     assert whole.attrs["complete"] is True
@@ -430,11 +430,11 @@ def test_scores_of_an_earlier_input_are_never_shown_with_those_of_the_new_one(
         with pytest.raises(KeyboardInterrupt):
             again(policy, moved, out)
     scores = read_scores(out)
-    assert scores["id"].tolist() == [pair.id for pair in moved[:2]]
+    assert scores["pair_id"].tolist() == [pair.id for pair in moved[:2]]
     assert scores["row"].tolist() == [0, 1]
     assert scores.attrs["complete"] is False
     whole = again(policy, moved, out)
-    assert whole["id"].tolist() == [pair.id for pair in moved]
+    assert whole["pair_id"].tolist() == [pair.id for pair in moved]
     assert read_scores(out).attrs["complete"] is True
 
 

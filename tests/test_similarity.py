@@ -298,11 +298,11 @@ def test_for_equal_lengths_the_two_forms_differ_by_the_squared_length():
 def test_padding_batch_size_and_order_change_nothing(shape):
     """C7: summing padding states of the shorter row is the published slip."""
     policy, pairs = shapes.policy(shape), shapes.ragged_pairs()
-    alone = tk.similarity(policy, pairs, batch_size=1).set_index("id")
+    alone = tk.similarity(policy, pairs, batch_size=1).set_index("pair_id")
     for size, order in ((2, [0, 1, 2, 3, 4]), (8, [4, 2, 0, 1, 3])):
         frame = tk.similarity(policy, [pairs[i] for i in order], batch_size=size)
-        assert frame["id"].tolist() == [pairs[i].id for i in order]
-        got = frame.set_index("id").loc[alone.index]
+        assert frame["pair_id"].tolist() == [pairs[i].id for i in order]
+        got = frame.set_index("pair_id").loc[alone.index]
         np.testing.assert_allclose(got, alone, rtol=1e-8, atol=1e-8)
 
 
@@ -315,7 +315,7 @@ def test_buckets_change_nothing(shape, budget, monkeypatch):
     monkeypatch.setattr(MODULE, "_token_budget", lambda device: budget)
     options = {"head_slack": shape == "llama", "progress": False}
     frame = tk.similarity(policy, pairs, **options)
-    assert frame["id"].tolist() == [pair.id for pair in pairs]
+    assert frame["pair_id"].tolist() == [pair.id for pair in pairs]
     expected = pd.DataFrame(alone)[SCORES].astype(float)
     np.testing.assert_allclose(frame[SCORES], expected, rtol=1e-6, atol=1e-6)
     if shape == "llama":
@@ -532,7 +532,7 @@ def test_a_model_that_goes_around_its_head_is_refused():
 def test_the_frame_has_the_agreed_columns_and_labels():
     policy = shapes.policy("gpt2")
     frame = tk.similarity(policy, shapes.ragged_pairs()[0])
-    assert list(frame.columns) == ["id", *SCORES, "chosen_length", "rejected_length"]
+    assert list(frame.columns) == ["pair_id", *SCORES, "chosen_length", "rejected_length"]
     assert frame.attrs["model"] == "gpt2" and frame.attrs["dtype"] == "float64"
 
 

@@ -14,7 +14,9 @@ from toolkit.scoring import export_pairs, filter_pairs, length_confound, quantil
 
 
 def frame(values, **columns) -> pd.DataFrame:
-    return pd.DataFrame({"id": [str(i) for i in range(len(values))], "ln_ches": values, **columns})
+    return pd.DataFrame(
+        {"pair_id": [str(i) for i in range(len(values))], "ln_ches": values, **columns}
+    )
 
 
 def pairs_of(count: int) -> list[tk.PreferencePair]:
@@ -36,7 +38,7 @@ def test_windows_are_those_of_the_papers_protocol():
 
 def test_windows_leave_out_rows_without_a_score_and_name_them():
     subset = quantile_subsets(frame([3.0, None, 1.0, 2.0]), quantiles=(0.5,), size=10)[0.5]
-    assert subset["id"].tolist() == ["2", "3", "0"]
+    assert subset["pair_id"].tolist() == ["2", "3", "0"]
     assert subset.attrs["without_score"] == ["1"]
 
 
@@ -57,7 +59,7 @@ def test_pairs_without_a_score_are_named_and_never_kept():
     scores = frame([None, 2.0, np.nan, 1.0], error=["chosen is empty", "", "", ""])
     found = filter_pairs(pairs_of(4), scores, keep=1.0)
     assert [p.id for p in found] == ["1", "3"]
-    assert found.dropped["id"].tolist() == ["0", "2"]
+    assert found.dropped["pair_id"].tolist() == ["0", "2"]
     assert found.dropped["reason"].tolist() == [
         "no ln_ches: chosen is empty",
         "no ln_ches: it is missing",
@@ -91,7 +93,11 @@ def test_strata_keep_their_own_shares(where):
     [
         (lambda: filter_pairs(pairs_of(2), frame([0.0, 1.0]), keep=0), "keep"),
         (lambda: filter_pairs(pairs_of(2), frame([0.0, 1.0]), by="chess"), "'chess'"),
-        (lambda: filter_pairs(pairs_of(2), frame([0.0, 1.0]), by="id"), "'id'"),
+        (lambda: filter_pairs(pairs_of(2), frame([0.0, 1.0]), by="pair_id"), "'pair_id'"),
+        (
+            lambda: filter_pairs(pairs_of(1), frame([0.0]).rename(columns={"pair_id": "id"})),
+            r'scores\.rename\(columns=\{"id": "pair_id"\}\)',
+        ),
         (lambda: filter_pairs(pairs_of(3), frame([0.0, 1.0])), "no row for pair '2'"),
         (lambda: filter_pairs(pairs_of(1) * 2, frame([0.0])), "pairs: id '0' is there twice"),
         (lambda: filter_pairs(pairs_of(1), frame([0.0]), stratify="kind"), "stratify: 'kind'"),

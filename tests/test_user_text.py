@@ -94,7 +94,7 @@ def hostile_frame(n=12):
     rng = np.random.default_rng(0)
     names = ["cosine", "d_chosen", "d_rejected", "band_center", "ches", "ln_ches", PRICE]
     frame = pd.DataFrame(rng.uniform(0.1, 0.9, (n, len(names))), columns=names)
-    frame["id"] = frame["pair_id"] = [f"{ID} {k}" for k in range(n)]
+    frame["pair_id"] = [f"{ID} {k}" for k in range(n)]
     frame["regime"], frame["group $^$"] = "ideal", [f"{PRICE} {k % 2}" for k in range(n)]
     frame["predicted_chosen_delta"], frame["predicted_rejected_delta"] = 0.1, -0.1
     frame.attrs = {"model": PRICE, "ref": OVERRIDE}
@@ -103,29 +103,31 @@ def hostile_frame(n=12):
 
 LOSSES = {"settings": PRICE, "note": OVERRIDE, "ratio": 1.0}
 FIGURES = {
-    "map": lambda f: plots.entanglement_map(f, picked=f["id"][0]),
+    "map": lambda f: plots.entanglement_map(f, picked=f["pair_id"][0]),
     "map by number": lambda f: plots.entanglement_map(f, hue=PRICE),
     "map by group": lambda f: plots.entanglement_map(f, hue="group $^$"),
-    "plane": lambda f: plots.delta_plane(f, picked=f["id"][0]),
+    "plane": lambda f: plots.delta_plane(f, picked=f["pair_id"][0]),
     "bars": plots.delta_bars,
     "scatter": lambda f: plots.score_scatter(f, x=PRICE, hue="group $^$"),
     "histogram": lambda f: plots.score_histogram(f, PRICE),
     "boxes": lambda f: plots.score_histogram(f, PRICE, by="group $^$"),
-    "scores": lambda f: plots.score_scatter(f, x=PRICE, y="cosine", picked=f["id"][0]),
+    "scores": lambda f: plots.score_scatter(f, x=PRICE, y="cosine", picked=f["pair_id"][0]),
     "score histogram": lambda f: plots.score_histogram(f, PRICE),
-    "losses": lambda f: plots.loss_map(f.assign(loss_name=f["id"], cosine=0.4)),
+    "losses": lambda f: plots.loss_map(f.assign(loss_name=f["pair_id"], cosine=0.4)),
     "loss bars": lambda f: plots.delta_bars(
-        f.assign(loss_name=f["id"]), name="loss_name", log=True
+        f.assign(loss_name=f["pair_id"]), name="loss_name", log=True
     ),
     "run": lambda f: plots.trajectory(
-        f.assign(step=0, side="chosen", loss=1.0), value="loss", picked=f["id"][0]
+        f.assign(step=0, side="chosen", loss=1.0), value="loss", picked=f["pair_id"][0]
     ),
     "flow": lambda f: plots.mass_flow(
-        f.assign(position=0, token=f["id"], prob_before=0.1, prob_after=0.2, delta=0.1, role="")
+        f.assign(
+            position=0, token=f["pair_id"], prob_before=0.1, prob_after=0.2, delta=0.1, role=""
+        )
     ),
     "heatmap": lambda f: plots.token_heatmap(
         f.assign(side_i="chosen", side_j="rejected", position_i=range(12), position_j=range(12),
-                 token_i=f["id"], token_j=f["id"]), values=PRICE,
+                 token_i=f["pair_id"], token_j=f["pair_id"]), values=PRICE,
     ),
 }  # fmt: skip
 
@@ -145,10 +147,10 @@ def test_no_name_in_a_figure_is_read_as_mathematics(name):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda f: plots.numbers_table(f, picked=f["id"][0]),
-        lambda f: plots.loss_table_html(f.assign(loss_name=f["id"], **LOSSES)),
+        lambda f: plots.numbers_table(f, picked=f["pair_id"][0]),
+        lambda f: plots.loss_table_html(f.assign(loss_name=f["pair_id"], **LOSSES)),
         lambda f: plots.prompt_strip_html(
-            f.assign(position=range(12), token=f["id"], pair_id="p"), value=PRICE
+            f.assign(position=range(12), token=f["pair_id"], pair_id="p"), value=PRICE
         ),
     ],
 )

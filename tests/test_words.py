@@ -37,7 +37,7 @@ def row(chosen, rejected, lr):
     limit = 0.3 / max(abs(chosen), abs(rejected)) if chosen or rejected else np.inf
     moves = {"predicted_chosen_delta": lr * chosen, "predicted_rejected_delta": lr * rejected}
     known = {"first_order": lr <= limit, "first_order_lr": limit}
-    return {"id": "p", "regime": "both_down", **moves, **known}
+    return {"pair_id": "p", "regime": "both_down", **moves, **known}
 
 
 def test_a_small_step_is_told_in_nats():
@@ -87,7 +87,7 @@ def test_the_first_sentence_is_of_the_worst_pair_at_a_rate_that_holds(explorer, 
 
 
 def test_worst_first_is_the_order_of_the_predicted_fall(explorer):
-    frame = explorer.to_frame().set_index("id").loc[explorer.worst_first()]
+    frame = explorer.to_frame().set_index("pair_id").loc[explorer.worst_first()]
     assert frame["predicted_chosen_delta"].is_monotonic_increasing and len(frame) == 8
     table = pair_table(explorer.results)
     ((column, way),) = explorer.table._options(table)["order"]
@@ -183,7 +183,7 @@ def test_a_dataset_starts_at_its_worst_pair_with_a_rate_for_all(policy, pairs):
     slacks = [explorer.to_frame()[f"{side}_slack"] for side in ("chosen", "rejected")]
     assert explorer.selection == "near-011"
     assert explorer.choice.details().results.lr == tk.suggest_lr(*slacks)
-    bare = explorer.to_frame()[["id", "ln_ches", "cosine"]]
+    bare = explorer.to_frame()[["pair_id", "ln_ches", "cosine"]]
     other = tk.DatasetExplorer(policy, pairs, scores=bare, live=False)
     assert other.selection == pairs[0].id  # nothing says which is the worst
     assert other.choice.details().results.frame["first_order"].all()
@@ -198,12 +198,12 @@ def test_captions_count_what_first_order_holds_for(measured):
     assert 0 < count < 8
     assert f"first order holds for {count} of 8" in plots.caption(large)
     assert "beyond first order" in plots.caption(large[~large["first_order"]])
-    assert "first order" not in plots.caption(pd.DataFrame({"id": ["a"]}))
+    assert "first order" not in plots.caption(pd.DataFrame({"pair_id": ["a"]}))
 
 
 def test_bars_hatch_what_is_beyond_first_order(measured):
     frame = tk.entanglement(measured["stats"], "ipo", lr=1e-5).to_frame()
-    frame["loss_name"] = frame["id"]
+    frame["loss_name"] = frame["pair_id"]
     ax = plots.delta_bars(frame, name="loss_name", log=True)
     spans = {a.get_gid(): a for a in ax.patches if str(a.get_gid()).startswith("beyond")}
     assert spans["beyond+1"].get_x() == 0.3 and spans["beyond-1"].get_visible()

@@ -27,7 +27,7 @@ class PromptAttributions:
     """Contribution of each prompt token to the log-probabilities of one pair, in nats.
 
     Attributes:
-        id: Pair id.
+        pair_id: Pair id.
         tokens: Texts of the prompt tokens that both responses share; of several that are pieces of
             one character the first holds it, the others are empty.
         token_ids: Their ids.
@@ -39,7 +39,7 @@ class PromptAttributions:
         labels: Model, dtype and EOS policy.
     """
 
-    id: str
+    pair_id: str
     tokens: list[str]
     token_ids: np.ndarray
     values: dict[str, np.ndarray]
@@ -51,7 +51,7 @@ class PromptAttributions:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per prompt token: ``pair_id, position, token, token_id``, the targets."""
-        columns = {"pair_id": self.id, "position": np.arange(len(self.tokens))}
+        columns = {"pair_id": self.pair_id, "position": np.arange(len(self.tokens))}
         frame = pd.DataFrame({**columns, "token": self.tokens, "token_id": self.token_ids})
         for target, values in self.values.items():
             frame[target] = values
@@ -140,7 +140,7 @@ def _shared_prompt(enc: EncodedPair) -> int:
     different = (enc.chosen_ids[:length] != enc.rejected_ids[:length]).nonzero()
     shared = int(different[0]) if len(different) else length
     if shared == 0:
-        raise PairError("no prompt token to attribute to: the prompt is empty", id=enc.id)
+        raise PairError("no prompt token to attribute to: the prompt is empty", pair_id=enc.id)
     return shared
 
 

@@ -110,6 +110,16 @@ def file_path(name: str, value: Any) -> Path:
     return Path(os.path.expanduser(value))
 
 
+def check_pair_id(name: str, frame: Any) -> None:
+    """Refuse a frame that does not name its pairs, and say how to rename a column ``id``."""
+    if "pair_id" in frame:
+        return
+    said = f"{name}: no column 'pair_id'; there are {list(frame.columns)}"
+    if "id" in frame:
+        said += f'; rename it: {name}.rename(columns={{"id": "pair_id"}})'
+    raise ValueError(said)
+
+
 def shown(value: object, most: int = SHOWN) -> str:
     """Return a value as an error shows it: in one line, cut where it is long."""
     try:

@@ -149,7 +149,7 @@ class Entanglement:
             w.losses[at],
             w.d_chosen[at],
             w.d_rejected[at],
-            [w.ids[i] for i in at],
+            [w.pair_ids[i] for i in at],
         )
         return Entanglement(self.stats.take(at), weights, self.lr)
 
@@ -284,8 +284,8 @@ def _check_products(stats: PairStats) -> None:
     bad = np.flatnonzero(~np.isfinite(products).all(0))
     if len(bad):
         raise ValueError(
-            f"stats: the gradient products of pair {stats.ids[bad[0]]!r} are not finite; measure "
-            "them again with a wider dtype, such as float32"
+            f"stats: the gradient products of pair {stats.pair_ids[bad[0]]!r} are not finite; "
+            "measure them again with a wider dtype, such as float32"
         )
 
 

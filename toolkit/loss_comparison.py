@@ -253,7 +253,7 @@ class LossComparison:
             result = entanglement(stats, loss, lr=self.settings.lr, **own)
         except ValueError as error:
             return str(error)
-        row: dict[str, Any] = {"id": stats.ids[0], "loss_name": name}
+        row: dict[str, Any] = {"pair_id": stats.pair_ids[0], "loss_name": name}
         row["cosine"] = float(stats.cosine[0])
         for weight in ("d_chosen", "d_rejected"):
             row[weight] = float(getattr(result.weights, weight)[0]) + 0.0  # no −0

@@ -75,14 +75,14 @@ class Measurement:
         if stats is not None:
             if not isinstance(stats, PairStats):
                 raise ValueError(f"stats must be PairStats, received {type(stats).__name__}")
-            self._given_stats = stats.take(self._order("stats", stats.ids))
+            self._given_stats = stats.take(self._order("stats", stats.pair_ids))
             _same_labels(stats, policy, params)
         if scores is not None:
-            if not isinstance(scores, pd.DataFrame) or "id" not in scores:
+            if not isinstance(scores, pd.DataFrame) or "pair_id" not in scores:
                 raise ValueError(
                     f"similarity must be the frame of tk.similarity, received {shown(scores)}"
                 )
-            self._given_scores = scores.iloc[self._order("similarity", scores["id"].tolist())]
+            self._given_scores = scores.iloc[self._order("similarity", scores["pair_id"].tolist())]
         if stats is not None and scores is not None:
             self.step(len(self.pairs))
 
@@ -155,7 +155,7 @@ class Measurement:
         Raises:
             ValueError: If no pair that can be scored has this id; the message names close ones.
         """
-        reason = next((e.reason for e in self.skipped if e.id == id), None)
+        reason = next((e.reason for e in self.skipped if e.pair_id == id), None)
         why = f"cannot be scored ({reason})" if reason else "is no id of these pairs"
         return place_in(self.ids, id, why)
 

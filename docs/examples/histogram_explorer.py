@@ -29,7 +29,7 @@ class HistogramExplorer(Explorer):
     """Show how one column of a frame is spread, and where the picked row stands.
 
     Args:
-        frame: One row per pair, with ``id``.
+        frame: One row per pair, with ``pair_id``.
         column: The column to begin with.
         bins: Number of bars.
         live: Use ipympl, where installed.
@@ -45,7 +45,7 @@ class HistogramExplorer(Explorer):
 
     def __init__(self, frame: pd.DataFrame, column: str, *, bins: int = 20, live: bool = True):
         super().__init__()
-        self.frame, self.ids = frame, frame["id"].tolist()
+        self.frame, self.ids = frame, frame["pair_id"].tolist()
         self.column, self.bins, self.selection = column, bins, self.ids[0]
         self._build(live)
 
@@ -115,7 +115,7 @@ class HistogramExplorer(Explorer):
             self.picture.redraw()
 
     def _draw_table(self, changed: frozenset[str]) -> None:
-        self.table.show(self.frame[["id", self.column]], self.place)
+        self.table.show(self.frame[["pair_id", self.column]], self.place)
 
     def _pick(self, place: int) -> None:
         self.selection = self.ids[place]

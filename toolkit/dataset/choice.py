@@ -170,8 +170,8 @@ class DatasetChoice:
     def unscored(self) -> list[tuple[str, str]]:
         """The id and the reason of each pair without a value of ``by``."""
         lost = np.isnan(self._values[self.columns["by"]])
-        rows = self.frame.loc[lost, ["id", "error"]]
-        return [(row.id, row.error or "its value is missing") for row in rows.itertuples()]
+        rows = self.frame.loc[lost, ["pair_id", "error"]]
+        return [(row.pair_id, row.error or "its value is missing") for row in rows.itertuples()]
 
     # ----------------------------------------------------------------- picking and selecting
 
@@ -249,7 +249,7 @@ class DatasetChoice:
     def plot_frame(self) -> pd.DataFrame:
         """Return what the figures read: the drawn columns, regime, kept and selected."""
         names = list(dict.fromkeys([*self.columns.values()]))
-        columns = {"id": self.ids} | {name: self._values[name] for name in names}
+        columns = {"pair_id": self.ids} | {name: self._values[name] for name in names}
         if "regime" in self.frame:
             columns["regime"] = self.frame["regime"].to_numpy(object)
         return pd.DataFrame(columns | {"kept": self.mask, "selected": self.selected})

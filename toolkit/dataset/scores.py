@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from toolkit.checks import check_pair_id
 from toolkit.model import Policy
 from toolkit.pairs import PreferencePair
 from toolkit.scoring import read_scores, score_pairs
@@ -25,8 +26,8 @@ class Scores:
     Args:
         policy: The model, for what is to be measured.
         pairs: The pairs.
-        scores: A frame with ``id`` and columns of numbers, the path of one that ``score_pairs``
-            wrote, or ``None`` to measure them.
+        scores: A frame with ``pair_id`` and columns of numbers, the path of one that
+            ``score_pairs`` wrote, or ``None`` to measure them.
 
     Raises:
         ValueError: If ids repeat, a pair has no row, or there are no scores.
@@ -79,20 +80,19 @@ class Scores:
 
     def _matched(self, scores: pd.DataFrame, partial: bool = False) -> pd.DataFrame:
         """Return the row of each pair, in the order of the pairs."""
-        if "id" not in scores:
-            raise ValueError(f"scores: no column 'id'; there are {list(scores.columns)}")
-        rows, ids = scores.dropna(subset="id"), [pair.id for pair in self.pairs]
-        if rows["id"].duplicated().any():
-            id = rows.loc[rows["id"].duplicated(), "id"].iloc[0]
+        check_pair_id("scores", scores)
+        rows, ids = scores.dropna(subset="pair_id"), [pair.id for pair in self.pairs]
+        if rows["pair_id"].duplicated().any():
+            id = rows.loc[rows["pair_id"].duplicated(), "pair_id"].iloc[0]
             raise ValueError(f"scores: id {id!r} is there twice")
-        rows = rows.set_index("id")
+        rows = rows.set_index("pair_id")
         lost = [id for id, known in zip(ids, pd.Index(ids).isin(rows.index), strict=True)
                 if not known]  # fmt: skip
         if lost and not partial:
             raise ValueError(f"scores: no row for pair {lost[0]!r} ({len(lost):,} pairs have none)")
         frame = rows.reindex(ids).reset_index()
         errors = frame["error"].fillna("") if "error" in frame else pd.Series("", frame.index)
-        frame["error"] = errors.where(~frame["id"].isin(lost), UNMEASURED)
+        frame["error"] = errors.where(~frame["pair_id"].isin(lost), UNMEASURED)
         if {"chosen_length", "rejected_length"} <= set(frame):
             longer = frame["rejected_length"] - frame["chosen_length"]
             frame["length_difference"] = longer.astype("float64")

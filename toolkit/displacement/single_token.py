@@ -28,7 +28,7 @@ class SingleTokenTheory:
     terms add up to ``total``, and so do the two parts.
 
     Attributes:
-        id: The pair's id.
+        pair_id: The pair's id.
         chosen_id: Token id of the chosen token.
         rejected_id: Token id of the rejected token.
         weights: Loss weights of the pair.
@@ -45,7 +45,7 @@ class SingleTokenTheory:
         labels: What it was measured with.
     """
 
-    id: str
+    pair_id: str
     chosen_id: int
     rejected_id: int
     weights: LossWeights
@@ -68,7 +68,7 @@ class SingleTokenTheory:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row: the tokens, their probabilities, the rate, its terms and its parts."""
-        row = {"id": self.id}
+        row = {"pair_id": self.pair_id}
         for side, token in (("chosen", self.chosen_id), ("rejected", self.rejected_id)):
             row[f"{side}_token"], row[f"{side}_prob"] = self.texts[token], self.probs[token]
         row |= {"d_chosen": self.weights.d_chosen[0], "d_rejected": self.weights.d_rejected[0]}
@@ -165,7 +165,7 @@ class _Single:
     rejected_logps: Tensor
     ref_chosen_logps: Tensor
     ref_rejected_logps: Tensor
-    ids: list[str]
+    pair_ids: list[str]
     chosen_length = rejected_length = np.ones(1)
 
 

@@ -130,7 +130,7 @@ class Trajectory:
 
     @property
     def skipped(self) -> pd.DataFrame:
-        """The pairs and probes that ``on_error="skip"`` left out: ``row, id, reason``."""
+        """The pairs and probes that ``on_error="skip"`` left out: ``row, pair_id, reason``."""
         return skipped_frame(self.settings.get("skipped", []))
 
     def to_frame(self) -> pd.DataFrame:

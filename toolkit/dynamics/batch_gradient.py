@@ -104,7 +104,7 @@ def weigh(loss, found: Scores, hparams: Mapping[str, float]) -> LossWeights:
     if len(bad):
         side, i = bad[0]
         raise NotFinite(
-            f"the loss of pair {found.ids[i]!r} is not finite: its {sides[side]} is "
+            f"the loss of pair {found.pair_ids[i]!r} is not finite: its {sides[side]} is "
             f"{values[side, i]}"
         )
     try:
@@ -113,7 +113,7 @@ def weigh(loss, found: Scores, hparams: Mapping[str, float]) -> LossWeights:
         place = re.search(r"at pair (\d+)$", str(error))
         if not place:
             raise
-        raise NotFinite(f"{error} ({found.ids[int(place.group(1))]!r})") from None
+        raise NotFinite(f"{error} ({found.pair_ids[int(place.group(1))]!r})") from None
 
 
 def _sums(model: nn.Module, rows: Sequence[Row]) -> Tensor:

@@ -68,7 +68,7 @@ def predict_step(
         state: A ``state_dict`` of that optimiser: its moments are used, its settings are not.
         on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
             leaves such pairs out, and
-            ``attrs["skipped"]`` names them (row, id, reason).
+            ``attrs["skipped"]`` names them (row, pair_id, reason).
         **hparams: Hyper-parameters of the loss, such as ``beta``.
 
     Returns:

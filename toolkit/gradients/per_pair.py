@@ -64,7 +64,7 @@ def pair_stats(
         >>> import toolkit as tk
         >>> policy = tk.load_model()
         >>> stats = tk.pair_stats(policy, tk.load_pairs("long_suffix", limit=2), progress=False)
-        >>> stats.to_frame()[["id", "cosine"]].shape
+        >>> stats.to_frame()[["pair_id", "cosine"]].shape
         (2, 2)
     """
     found = encoded_pairs(policy, pairs, on_error)

@@ -23,7 +23,7 @@ class PairStats:
     set. All arrays are float64 of shape ``[N]``; log-probabilities are token sums in nats.
 
     Attributes:
-        ids: Pair ids.
+        pair_ids: Pair ids.
         chosen_logps: log π(chosen | prompt).
         rejected_logps: log π(rejected | prompt).
         ref_chosen_logps: The same under the reference.
@@ -39,7 +39,7 @@ class PairStats:
         left_out: Row, id and reason of each pair that could not be scored (see :attr:`skipped`).
     """
 
-    ids: list[str]
+    pair_ids: list[str]
     chosen_logps: np.ndarray
     rejected_logps: np.ndarray
     ref_chosen_logps: np.ndarray
@@ -54,11 +54,11 @@ class PairStats:
     left_out: Skipped = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.pair_ids)
 
     @property
     def skipped(self) -> pd.DataFrame:
-        """The pairs that ``on_error="skip"`` left out: ``row, id, reason``."""
+        """The pairs that ``on_error="skip"`` left out: ``row, pair_id, reason``."""
         return skipped_frame(self.left_out)
 
     @property
@@ -78,7 +78,7 @@ class PairStats:
         kept = {name: getattr(self, name)[at] for name in _arrays()}
         parts = {name: products[at] for name, products in self.parts.items()}
         others = {"labels": self.labels, "parts": parts, "left_out": self.left_out}
-        return PairStats([self.ids[i] for i in at], **kept, **others)
+        return PairStats([self.pair_ids[i] for i in at], **kept, **others)
 
     def split(self, by: str = "layer") -> pd.DataFrame:
         """Return the products of each part of the model; they sum to the pair's own.
@@ -88,7 +88,7 @@ class PairStats:
                 ``"kind"`` (the same module of all blocks together) or ``"parameter"``.
 
         Returns:
-            Tidy: ``id, part, chosen_sq_norm, rejected_sq_norm, inner``.
+            Tidy: ``pair_id, part, chosen_sq_norm, rejected_sq_norm, inner``.
 
         Raises:
             ValueError: If ``by`` is none of these.
@@ -98,7 +98,9 @@ class PairStats:
             part = _part(name, by)
             groups[part] = groups.get(part, 0) + products
         frames = [
-            pd.DataFrame({"id": self.ids, "part": part, **dict(zip(PRODUCTS, p.T, strict=True))})
+            pd.DataFrame(
+                {"pair_id": self.pair_ids, "part": part, **dict(zip(PRODUCTS, p.T, strict=True))}
+            )
             for part, p in groups.items()
         ]
         frame = pd.concat(frames, ignore_index=True)
@@ -111,7 +113,7 @@ class PairStats:
         Labels, and the pairs that were ``skipped`` if any, are in ``attrs``.
         """
         columns = {name: getattr(self, name) for name in _arrays()}
-        frame = pd.DataFrame({"id": self.ids, **columns})
+        frame = pd.DataFrame({"pair_id": self.pair_ids, **columns})
         frame["cosine"], frame["kappa"] = self.cosine, self.kappa
         frame.attrs.update(self.labels.to_attrs(), **skipped_attrs(self.left_out))
         return frame
@@ -122,7 +124,7 @@ class TokenAxis:
     """The scored tokens of one pair, chosen before rejected.
 
     Attributes:
-        id: Pair id.
+        pair_id: Pair id.
         sides: ``"chosen"`` or ``"rejected"`` of each token.
         positions: Position within the completion, from 0.
         tokens: Token texts; of several tokens that are pieces of one character the first holds it,
@@ -130,7 +132,7 @@ class TokenAxis:
         token_ids: Token ids, which tell such pieces apart.
     """
 
-    id: str
+    pair_id: str
     sides: np.ndarray
     positions: np.ndarray
     tokens: list[str]
@@ -176,7 +178,7 @@ class TokenContributions(TokenAxis):
             Columns ``pair_id, side, position, token, token_id, logp, with_chosen, with_rejected``
             and ``predicted_delta = lr·(d_chosen·with_chosen − d_rejected·with_rejected)``.
         """
-        frame = pd.DataFrame({"pair_id": self.id, **self._columns(), "token": self.tokens})
+        frame = pd.DataFrame({"pair_id": self.pair_id, **self._columns(), "token": self.tokens})
         frame["logp"] = self.logps
         frame["with_chosen"], frame["with_rejected"] = self.with_chosen, self.with_rejected
         delta = d_chosen * self.with_chosen - d_rejected * self.with_rejected
@@ -212,7 +214,7 @@ class TokenMatrix(TokenAxis):
         columns = {f"{name}_{k}": values[at] for k, at in both for name, values in axis}
         products = {"inner": self.matrix.ravel(), "cosine": self.cosine.ravel()}
         frame = pd.DataFrame({**columns, **products})
-        frame.attrs.update(self.labels.to_attrs(), pair_id=self.id)
+        frame.attrs.update(self.labels.to_attrs(), pair_id=self.pair_id)
         return frame
 
 
@@ -221,7 +223,7 @@ class Gram:
     """Inner products of all response gradients of a set of pairs: the empirical kernel.
 
     Attributes:
-        ids: Pair id of each row, every pair twice.
+        pair_ids: Pair id of each row, every pair twice.
         sides: ``"chosen"`` or ``"rejected"`` of each row; chosen first within a pair.
         matrix: ⟨g_i, g_j⟩, shape ``[2N, 2N]``, float64, symmetric.
         relative_error: Standard error of an off-diagonal entry relative to ‖g_i‖‖g_j‖; 0 when
@@ -230,7 +232,7 @@ class Gram:
         left_out: Row, id and reason of each pair that could not be scored (see :attr:`skipped`).
     """
 
-    ids: list[str]
+    pair_ids: list[str]
     sides: np.ndarray
     matrix: np.ndarray
     relative_error: float
@@ -239,7 +241,7 @@ class Gram:
 
     @property
     def skipped(self) -> pd.DataFrame:
-        """The pairs that ``on_error="skip"`` left out: ``row, id, reason``."""
+        """The pairs that ``on_error="skip"`` left out: ``row, pair_id, reason``."""
         return skipped_frame(self.left_out)
 
     @property
@@ -248,12 +250,17 @@ class Gram:
         return _cosines(self.matrix)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row an entry: ``id_i, side_i, id_j, side_j, inner, cosine``."""
-        n = len(self.ids)
+        """Return one row an entry: ``pair_id_i, side_i, pair_id_j, side_j, inner, cosine``."""
+        n = len(self.pair_ids)
         i, j = np.divmod(np.arange(n * n), n)
-        ids = np.array(self.ids, dtype=object)
+        ids = np.array(self.pair_ids, dtype=object)
         frame = pd.DataFrame(
-            {"id_i": ids[i], "side_i": self.sides[i], "id_j": ids[j], "side_j": self.sides[j]}
+            {
+                "pair_id_i": ids[i],
+                "side_i": self.sides[i],
+                "pair_id_j": ids[j],
+                "side_j": self.sides[j],
+            }
         )
         frame["inner"], frame["cosine"] = self.matrix.ravel(), self.cosine.ravel()
         frame.attrs.update(self.labels.to_attrs(), relative_error=self.relative_error)
@@ -272,7 +279,7 @@ def concat_stats(parts: Sequence[PairStats]) -> PairStats:
     joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _arrays()}
     names = parts[0].parts
     by_name = {name: np.concatenate([p.parts[name] for p in parts]) for name in names}
-    ids = [i for p in parts for i in p.ids]
+    ids = [i for p in parts for i in p.pair_ids]
     left_out = [pair for p in parts for pair in p.left_out]
     others = {"labels": parts[0].labels, "parts": by_name, "left_out": left_out}
     return PairStats(ids, **joined, **others)

@@ -54,15 +54,15 @@ class LossWeights:
     losses: np.ndarray
     d_chosen: np.ndarray
     d_rejected: np.ndarray
-    ids: list[str] = field(default_factory=list)
+    pair_ids: list[str] = field(default_factory=list)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per pair: ``id, loss, d_chosen, d_rejected``."""
+        """Return one row per pair: ``pair_id, loss, d_chosen, d_rejected``."""
         frame = pd.DataFrame(
             {"loss": self.losses, "d_chosen": self.d_chosen, "d_rejected": self.d_rejected}
         )
-        if self.ids:
-            frame.insert(0, "id", self.ids)
+        if self.pair_ids:
+            frame.insert(0, "pair_id", self.pair_ids)
         frame.attrs.update(loss_name=self.loss_name, **self.hparams)
         return frame
 
@@ -110,7 +110,7 @@ def loss_weights(
         on = [leaves["chosen_logps"], leaves["rejected_logps"]]
         grads = torch.autograd.grad(losses.sum(), on, allow_unused=True, materialize_grads=True)
     _check_finite(key, "gradient", *grads)
-    ids = list(getattr(stats, "ids", []))
+    ids = list(getattr(stats, "pair_ids", []))
     d_chosen, d_rejected = -grads[0].numpy(), grads[1].numpy()
     return LossWeights(key, hparams, losses.detach().numpy(), d_chosen, d_rejected, ids)
 

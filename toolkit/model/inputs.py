@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 Pairs = Sequence[PreferencePair | EncodedPair] | PreferencePair | EncodedPair
 ON_ERROR = ("raise", "skip")
 KINDS = (PreferencePair, EncodedPair)
-Skipped = list[dict[str, object]]  # row, id and reason of each pair left out, as attrs hold it
+Skipped = list[dict[str, object]]  # row, pair_id and reason of each pair left out, as attrs hold it
 
 
 def skipped_pairs(errors: Iterable[PairError]) -> Skipped:
     """Return what was left out in plain values; a pair that stands there twice is named once."""
-    found = [{"row": e.row, "id": e.id, "reason": e.reason} for e in errors]
+    found = [{"row": e.row, "pair_id": e.pair_id, "reason": e.reason} for e in errors]
     return [pair for i, pair in enumerate(found) if pair not in found[:i]]
 
 
 def skipped_frame(skipped: Skipped) -> pd.DataFrame:
-    """Return what was left out as a frame, ``row, id, reason``, as ``PairList.skipped`` is."""
-    frame = pd.DataFrame(skipped, columns=["row", "id", "reason"], dtype=object)
+    """Return what was left out as a frame, ``row, pair_id, reason``, as ``PairList.skipped`` is."""
+    frame = pd.DataFrame(skipped, columns=["row", "pair_id", "reason"], dtype=object)
     return frame.astype({"row": "Int64"})
 
 
@@ -53,7 +53,7 @@ class Encoded(NamedTuple):
 
     @property
     def left_out(self) -> Skipped:
-        """``row``, ``id`` and ``reason`` of each pair that cannot be scored."""
+        """``row``, ``pair_id`` and ``reason`` of each pair that cannot be scored."""
         return skipped_pairs(self.errors)
 
 
@@ -170,7 +170,9 @@ def encoded_pairs(
         except PairError as error:
             if on_error == "raise":
                 hint = 'on_error="skip" leaves such pairs out'
-                raise PairError(error.reason, row=error.row, id=error.id, hint=hint) from None
+                raise PairError(
+                    error.reason, row=error.row, pair_id=error.pair_id, hint=hint
+                ) from None
             found.errors.append(error)
     if not found.pairs:
         raise ValueError(f"{name}: none can be scored; the first one: {found.errors[0]}")

@@ -22,7 +22,7 @@ class PairLogps:
     """Per-token log-probabilities of one pair, in nats.
 
     Attributes:
-        id: The pair's id.
+        pair_id: The pair's id.
         chosen: Log-probability of each scored chosen token, shape ``[chosen_length]``.
         rejected: The same for the rejected response, shape ``[rejected_length]``.
         ref_chosen: Chosen under the reference model, same shape as ``chosen``.
@@ -32,7 +32,7 @@ class PairLogps:
         rejected_tokens: The same of the rejected response.
     """
 
-    id: str
+    pair_id: str
     chosen: Tensor
     rejected: Tensor
     ref_chosen: Tensor
@@ -42,7 +42,7 @@ class PairLogps:
 
 
 class ScoredPairs(list[PairLogps]):
-    """Log-probabilities of pairs in order, and in `skipped` a frame (row, id, reason) of others.
+    """Log-probabilities of pairs in order; `skipped`: a frame (row, pair_id, reason) of others.
 
     Attributes:
         skipped: The pairs that could not be scored, under ``on_error="skip"``.

@@ -159,7 +159,9 @@ class Policy:
             ids, mask = getattr(encoded, f"{side}_ids"), getattr(encoded, f"{side}_mask")
             reason = why_unusable(ids, mask, limit, self.vocabulary)
             if reason:
-                raise PairError(f"{side}: {reason}", row=getattr(pair, "row", None), id=pair.id)
+                raise PairError(
+                    f"{side}: {reason}", row=getattr(pair, "row", None), pair_id=pair.id
+                )
         return encoded
 
     @alone

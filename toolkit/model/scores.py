@@ -22,7 +22,7 @@ SIDES = ("chosen", "rejected")
 class Scores:
     """What a loss reads of some pairs; see ``losses.HasLogps``. Arrays ``[B]``, float64."""
 
-    ids: list[str]
+    pair_ids: list[str]
     chosen_logps: np.ndarray
     rejected_logps: np.ndarray
     ref_chosen_logps: np.ndarray

@@ -3,6 +3,9 @@
 A pair is a prompt with a chosen and a rejected response, as plain text or as lists of messages.
 `load_pairs` reads them, `encode` turns one into token ids with the scored tokens marked, and
 `audit_pairs` says, row by row, what encoding does and why a row cannot be used.
+
+A pair, its encoding and a row of a file of pairs call their identifier `id`. Everything that speaks
+of a pair calls it `pair_id`: columns of frames and of score files, attrs, results and errors.
 """
 
 from ._audit import AUDIT_COLUMNS, audit_pairs

@@ -22,7 +22,7 @@ UNEVEN = "the prompt's tokens differ between the two sides"
 
 
 AUDIT_COLUMNS = {
-    "id": object,
+    "pair_id": object,
     **dict.fromkeys(("row", "prompt_tokens", "chosen_tokens", "rejected_tokens"), "Int64"),
     **dict.fromkeys(("total", "shared_prefix"), "Int64"),
     **dict.fromkeys(("identical", "boundary_merge", "double_bos", "double_eos"), "boolean"),
@@ -89,7 +89,7 @@ def audit_pairs(
     if skipped is not None and len(skipped):
         for row, id, reason in skipped.itertuples(index=False):
             identical = True if reason == IDENTICAL else None
-            record = {"id": id, "row": row, "identical": identical}
+            record = {"pair_id": id, "row": row, "identical": identical}
             records.append(record | {"usable": False, "reason": reason, "notes": ""})
         records.sort(key=lambda record: record["row"])
     return pd.DataFrame(records, columns=list(AUDIT_COLUMNS)).astype(AUDIT_COLUMNS)
@@ -106,7 +106,7 @@ def _audit_pair(
     try:
         full = sides = chosen, rejected = encode_sides(pair, tokenizer, append_eos)
     except PairError as error:
-        record = {"id": pair.id, "row": pair.row, "usable": False, "reason": error.reason}
+        record = {"pair_id": pair.id, "row": pair.row, "usable": False, "reason": error.reason}
         return record | {"notes": "; ".join(pair.notes)}
     total = max(len(side.ids) for side in sides)
     too_long, reason = limit is not None and total > limit, ""
@@ -126,7 +126,7 @@ def _audit_pair(
     uneven = chosen.ids[: chosen.start] != rejected.ids[: rejected.start]
     said = zip([*found.values(), uneven], [SAME, MERGED, OWN_BOS, OWN_EOS, UNEVEN], strict=True)
     return {
-        "id": pair.id,
+        "pair_id": pair.id,
         "row": pair.row,
         "prompt_tokens": chosen.start,
         "chosen_tokens": len(chosen.ids) - chosen.start,

@@ -105,7 +105,7 @@ def encode(
     try:
         sides = cut_sides(whole_sides, max_length, truncation)
     except RowError as error:
-        raise PairError(str(error), row=pair.row, id=pair.id) from None
+        raise PairError(str(error), row=pair.row, pair_id=pair.id) from None
     import torch
 
     tensors = []
@@ -196,7 +196,7 @@ def encode_sides(pair: PreferencePair, tokenizer: Any, append_eos: bool) -> tupl
             for completion in (pair.chosen, pair.rejected)
         )
     except RowError as error:
-        raise PairError(str(error), row=pair.row, id=pair.id) from None
+        raise PairError(str(error), row=pair.row, pair_id=pair.id) from None
 
 
 def _plain_side(prompt: str, completion: str, tokenizer: Any, append_eos: bool) -> Side:

@@ -57,7 +57,7 @@ def load_pairs(
         on_error: "raise" stops at the first bad row; "skip" lists bad rows in `.skipped`.
 
     Returns:
-        The pairs in the order of the source, with `.skipped`, a frame of row, id, reason.
+        The pairs in the order of the source, with `.skipped`, a frame of row, pair_id, reason.
 
     Raises:
         PairError: a bad row, under on_error="raise"; it names the row and what is allowed.
@@ -82,7 +82,7 @@ def load_pairs(
         except RowError as error:
             if on_error == "raise":
                 hint = "" if isinstance(error, LayoutError) else SKIP
-                raise PairError(str(error), row=row, id=id, hint=hint) from None
+                raise PairError(str(error), row=row, pair_id=id, hint=hint) from None
             skipped.append((row, id, str(error)))
         if len(pairs) == limit:
             break

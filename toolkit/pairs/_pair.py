@@ -14,23 +14,23 @@ from ._values import RowError, Text, as_text
 
 
 class PairError(ValueError):
-    """One pair cannot be used; `row`, `id` and `reason` say which one and why, `hint` what to type.
+    """One pair cannot be used; `row`, `pair_id`, `reason` say which and why, `hint` what to type.
 
     Example:
-        >>> raise PairError("chosen is empty", row=4, id="a")
+        >>> raise PairError("chosen is empty", row=4, pair_id="a")
         Traceback (most recent call last):
         toolkit.pairs._pair.PairError: row 4 (id 'a'): chosen is empty
     """
 
     def __init__(
-        self, reason: str, *, row: int | None = None, id: str | None = None, hint: str = ""
+        self, reason: str, *, row: int | None = None, pair_id: str | None = None, hint: str = ""
     ) -> None:
         where = "" if row is None else f"row {row}"
-        if id is not None:
-            where = f"{where} (id {id!r})" if where else f"pair {id!r}"
+        if pair_id is not None:
+            where = f"{where} (id {pair_id!r})" if where else f"pair {pair_id!r}"
         said = f"{where}: {reason}" if where else reason
         super().__init__(f"{said}; {hint}" if hint else said)
-        self.reason, self.row, self.id, self.hint = reason, row, id, hint
+        self.reason, self.row, self.pair_id, self.hint = reason, row, pair_id, hint
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class PreferencePair:
             try:
                 object.__setattr__(self, name, as_text(name, getattr(self, name)))
             except RowError as error:
-                raise PairError(str(error), row=self.row, id=self.id) from None
+                raise PairError(str(error), row=self.row, pair_id=self.id) from None
         if len({isinstance(text, str) for text in (self.prompt, self.chosen, self.rejected)}) > 1:
             reason = "prompt, chosen and rejected must all be text or all lists of messages"
-            raise PairError(reason, row=self.row, id=self.id)
+            raise PairError(reason, row=self.row, pair_id=self.id)
         object.__setattr__(self, "notes", tuple(self.notes))
 
     def _check_rest(self) -> None:
@@ -89,7 +89,7 @@ class PreferencePair:
         ):
             if not good:
                 reason = f"{name} must be {allowed}, got {shown(getattr(self, name))}"
-                raise PairError(reason, id=self.id)
+                raise PairError(reason, pair_id=self.id)
 
     @property
     def conversational(self) -> bool:
@@ -119,7 +119,7 @@ def _readable(text: Text) -> str:
 
 
 class PairList(list[PreferencePair]):
-    """The pairs that were loaded, and in `skipped` a frame (row, id, reason) of the others.
+    """The pairs that were loaded, and in `skipped` a frame (row, pair_id, reason) of the others.
 
     Example:
         >>> pairs = load_pairs([{"prompt": "a", "chosen": "b", "rejected": ""}], on_error="skip")
@@ -133,5 +133,5 @@ class PairList(list[PreferencePair]):
         skipped: Iterable[tuple[int, str | None, str]] = (),
     ) -> None:
         super().__init__(pairs)
-        frame = pd.DataFrame(list(skipped), columns=["row", "id", "reason"], dtype=object)
+        frame = pd.DataFrame(list(skipped), columns=["row", "pair_id", "reason"], dtype=object)
         self.skipped = frame.astype({"row": "int64"})

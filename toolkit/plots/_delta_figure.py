@@ -27,8 +27,8 @@ def delta_plane(frame, *, picked=None, limit=None, ax=None):
     """Predicted change of chosen against rejected: each quadrant is a regime.
 
     Args:
-        frame: ``id, predicted_chosen_delta, predicted_rejected_delta, regime``, changes in nats.
-        picked: the ``id`` to ring.
+        frame: ``pair_id, predicted_chosen_delta, predicted_rejected_delta, regime``, in nats.
+        picked: the ``pair_id`` to ring.
         limit: half-width of both axes, nats; None fits it to the data, but to no more than
             three times the 95th percentile. Points beyond it are drawn on the edge and counted.
         ax: axes to draw on.
@@ -41,11 +41,11 @@ def delta_plane(frame, *, picked=None, limit=None, ax=None):
 
     Example:
         >>> import pandas as pd
-        >>> frame = pd.DataFrame({"id": ["a"], "predicted_chosen_delta": [0.1],
+        >>> frame = pd.DataFrame({"pair_id": ["a"], "predicted_chosen_delta": [0.1],
         ...     "predicted_rejected_delta": [-0.2], "regime": ["ideal"]})
         >>> ax = delta_plane(frame)
     """
-    require(frame, "id", "predicted_chosen_delta", "predicted_rejected_delta", "regime")
+    require(frame, "pair_id", "predicted_chosen_delta", "predicted_rejected_delta", "regime")
     row = row_of(frame, picked)
     x, y = (frame[f"predicted_{side}_delta"].to_numpy(float) for side in ("rejected", "chosen"))
     limit = _plane_limit(np.concatenate([x, y])) if limit is None else limit
@@ -88,12 +88,12 @@ def _plane_limit(values) -> float:
     return float(min(1.15 * sizes.max(), robust) if robust > 0 else 1.15 * sizes.max())
 
 
-def delta_bars(frame, *, name="id", picked=None, top=30, log=False, limits=None, ax=None):
+def delta_bars(frame, *, name="pair_id", picked=None, top=30, log=False, limits=None, ax=None):
     """Predicted change of chosen (●) and rejected (■), one line per pair or loss, sorted.
 
     Args:
         frame: ``predicted_chosen_delta, predicted_rejected_delta`` in nats, and ``name``.
-        name: the column that names the lines: ``id`` for pairs, ``loss_name`` for losses.
+        name: the column that names the lines: ``pair_id`` for pairs, ``loss_name`` for losses.
         picked: the name to mark.
         top: how many lines at most, those with the largest changes.
         log: a scale that is logarithmic on both sides of zero, for losses: they differ by orders

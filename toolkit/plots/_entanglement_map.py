@@ -31,9 +31,9 @@ def entanglement_map(frame, *, picked=None, hue=None, ylim=None, annotate=True, 
     log-ratio of the gradient norms.
 
     Args:
-        frame: `Entanglement.to_frame()`; ``id, cosine, d_chosen, d_rejected, band_center,
+        frame: `Entanglement.to_frame()`; ``pair_id, cosine, d_chosen, d_rejected, band_center,
             regime`` are read.
-        picked: the ``id`` to ring.
+        picked: the ``pair_id`` to ring.
         hue: another column to colour by (text or numbers); the marker still says the regime.
         ylim: half-height of the map; None fits the points and shows the band's edges beside
             them, between 0.35 and 6. Give it to keep one scale while a control moves. Points
@@ -53,7 +53,7 @@ def entanglement_map(frame, *, picked=None, hue=None, ylim=None, annotate=True, 
 
     Example:
         >>> import pandas as pd
-        >>> frame = pd.DataFrame({"id": ["a"], "cosine": [0.6], "d_chosen": [0.05],
+        >>> frame = pd.DataFrame({"pair_id": ["a"], "cosine": [0.6], "d_chosen": [0.05],
         ...     "d_rejected": [0.05], "band_center": [2.0], "regime": ["both_down"]})
         >>> ax = entanglement_map(frame, picked="a")
     """
@@ -116,7 +116,7 @@ def _move(ax, frame, heights, row, hue, name) -> None:
 
 def _heights(frame) -> np.ndarray:
     """log(d_c‖g_c‖ / d_r‖g_r‖) per row; NaN where a loss weight is not positive."""
-    require(frame, "id", "cosine", "d_chosen", "d_rejected", "band_center", "regime")
+    require(frame, "pair_id", "cosine", "d_chosen", "d_rejected", "band_center", "regime")
     names = ["d_chosen", "d_rejected", "band_center", "cosine"]
     chosen, rejected, center, cosine = frame[names].to_numpy(float).T
     shown = (chosen > 0) & (rejected > 0) & (center > 0) & np.isfinite(center * cosine)

@@ -18,7 +18,7 @@ _LABELS = {
     "lr": "lr: {}",
     "method": "{}",
 }
-_PLURAL = {"id": "ids", "pair_id": "pairs", "loss_name": "losses"}
+_PLURAL = {"pair_id": "pairs", "loss_name": "losses"}
 _OF_GRADIENTS = ("params", "optimizer_metric")
 
 
@@ -30,7 +30,7 @@ def require(frame, *columns: str) -> None:
 
     Example:
         >>> import pandas as pd
-        >>> require(pd.DataFrame({"id": ["a"]}), "id")
+        >>> require(pd.DataFrame({"pair_id": ["a"]}), "pair_id")
     """
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"frame must be a pandas DataFrame, got {type(frame).__name__}")
@@ -104,7 +104,7 @@ def one_pair(frame: pd.DataFrame, picked) -> pd.DataFrame:
     return frame[frame["pair_id"] == picked]
 
 
-def row_of(frame, picked, name: str = "id") -> int | None:
+def row_of(frame, picked, name: str = "pair_id") -> int | None:
     """The position of the row whose ``name`` is the picked one."""
     if picked is None:
         return None

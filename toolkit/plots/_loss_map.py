@@ -59,7 +59,7 @@ def loss_map(frame, *, picked=None, ylim=None, ax=None):
 
 def _by_loss(frame):
     """The frame as the entanglement map reads it; its caption leaves out what cannot matter."""
-    rows = frame.assign(id=frame["loss_name"])
+    rows = frame.assign(pair_id=frame["loss_name"])
     rows.attrs = {name: value for name, value in frame.attrs.items() if name != "lr"}
     return rows
 

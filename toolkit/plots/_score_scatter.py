@@ -30,14 +30,14 @@ def score_scatter(
     """One column against another, with their rank correlation; kept pairs in colour, others grey.
 
     Args:
-        frame: the columns; ``id`` where ``picked`` is given. Where it has them, ``kept`` (bool)
+        frame: the columns; ``pair_id`` where ``picked`` is given. Where there, ``kept`` (bool)
             says which pairs a filter keeps, ``selected`` (bool) which are framed.
         x: numeric column along the bottom.
         y: numeric column up the side.
         hue: a text column that gives colour and marker; None takes ``regime``, where there is one.
         by: the column that the filter ranks by; where it is ``x`` or ``y`` the cut is drawn.
         cut: highest kept value of ``by``.
-        picked: the ``id`` to ring.
+        picked: the ``pair_id`` to ring.
         legend: name the markers, with counts, above the axes.
         ax: axes to draw on; a scatter that is there already is moved.
 

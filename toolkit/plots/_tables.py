@@ -45,24 +45,25 @@ def numbers_table(frame, *, picked: str | None = None) -> str:
     Args:
         frame: one row per pair (`PairStats`, `Entanglement` or `similarity` frames, or joined);
             columns that are absent are left out. A row (Series) will do.
-        picked: the ``id`` to show when the frame holds several.
+        picked: the ``pair_id`` to show when the frame holds several.
 
     Returns:
         Self-contained HTML; the labels of ``frame.attrs`` are the caption.
 
     Raises:
-        ValueError: for a missing ``id``, an unknown one, or several rows without ``picked``.
+        ValueError: for a missing ``pair_id``, an unknown one, or several rows without ``picked``.
 
     Example:
         >>> import pandas as pd
-        >>> frame = pd.DataFrame({"id": ["a"], "chosen_logps": [-3.0], "rejected_logps": [-4.0]})
+        >>> row = {"pair_id": "a", "chosen_logps": -3.0, "rejected_logps": -4.0}
+        >>> frame = pd.DataFrame([row])
         >>> "log-probability" in numbers_table(frame)
         True
     """
     if isinstance(frame, pd.Series):
         attrs, frame = frame.attrs, frame.to_frame().T
         frame.attrs = attrs
-    require(frame, "id")
+    require(frame, "pair_id")
     row = _row(frame, picked)
     lines = [(column, [pattern.format(side) for side in ("chosen", "rejected")])
              for pattern, column in RESPONSE_COLUMNS.items()]  # fmt: skip
@@ -74,10 +75,10 @@ def numbers_table(frame, *, picked: str | None = None) -> str:
         words = html_text(REGIMES[name].words) if name in REGIMES else ""
         shown = _tag("td", html_text(visible_token(str(name))), "pet-mid", colspan="2")
         rows.append(_row_head("regime") + shown + _tag("td", words, "pet-left"))
-    pair = f"pair {html_text(visible_token(str(row['id'])))}"
+    pair = f"pair {html_text(visible_token(str(row['pair_id'])))}"
     heads = [(pair, "pet-left", ""), ("chosen", "", ""), ("rejected", "", "")]
     heads.append(("unit, meaning", "pet-left", ""))
-    words = caption(frame[frame["id"] == row["id"]])
+    words = caption(frame[frame["pair_id"] == row["pair_id"]])
     return _table("pet-num", heads, (_tag("tr", line) for line in rows), words)
 
 
@@ -138,7 +139,7 @@ def _row(frame: pd.DataFrame, picked) -> pd.Series:
     """The one row that is shown."""
     if picked is None and len(frame) > 1:
         raise ValueError(f"frame holds {len(frame)} pairs; say picked=, one of its ids")
-    rows = frame if picked is None else frame[frame["id"] == picked]
+    rows = frame if picked is None else frame[frame["pair_id"] == picked]
     if rows.empty:
         raise ValueError(f"picked={picked!r} is not in the frame's {len(frame)} ids")
     return rows.iloc[0]

@@ -13,7 +13,7 @@ from toolkit.model import Params, Policy
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 
-FORMAT = 2
+FORMAT = 3  # 3: the column pair_id was id
 LENGTH = 16  # hexadecimal digits that are kept of a hash
 
 

@@ -60,7 +60,7 @@ def score_pairs(
         **hparams: Hyper-parameters of the loss.
 
     Returns:
-        One row per pair, as they were given: ``row`` (0-based place), ``id``, ``error`` (empty
+        One row per pair, as they were given: ``row`` (0-based place), ``pair_id``, ``error`` (empty
         where all is well), then the columns of each measure as their own functions name them.
 
     Raises:
@@ -79,7 +79,7 @@ def score_pairs(
         >>> policy = tk.load_model()
         >>> scores = tk.score_pairs(policy, pairs, measures=["similarity"], progress=False)
         >>> scores.columns[:4].tolist(), len(scores)
-        (['row', 'id', 'error', 'ches'], 4)
+        (['row', 'pair_id', 'error', 'ches'], 4)
     """
     flag("progress", progress)
     named = isinstance(policy, str | os.PathLike)

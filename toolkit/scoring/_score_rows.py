@@ -28,7 +28,7 @@ def score_rows(policy: Policy, rows: Sequence[Row], settings: Settings) -> pa.Ta
     """
     encoded, errors = _encode(policy, rows)
     _refuse(rows, errors, settings)
-    frame = pd.DataFrame({"row": [r.row for r in rows], "id": [r.id for r in rows]})
+    frame = pd.DataFrame({"row": [r.row for r in rows], "pair_id": [r.id for r in rows]})
     columns = [frame.set_index("row", drop=False)]
     if "audit" in settings.measures:
         columns.append(_audit(policy, rows))
@@ -62,7 +62,7 @@ def _mark_infinite(
 def _refuse(rows: Sequence[Row], errors: dict[int, str], settings: Settings) -> None:
     for row in rows:
         if row.row in errors and settings.on_error == "raise":
-            raise PairError(errors[row.row], row=row.row, id=row.id)
+            raise PairError(errors[row.row], row=row.row, pair_id=row.id)
 
 
 def _encode(policy: Policy, rows: Iterable[Row]) -> tuple[dict[int, EncodedPair], dict[int, str]]:
@@ -91,7 +91,7 @@ def _audit(policy: Policy, rows: Sequence[Row]) -> pd.DataFrame:
     bad = audit_pairs(skipped, policy).set_axis([row.row for row in lost])
     # Two frames of one kind; an empty one would only unsettle the dtypes.
     both = [part for part in (found, bad) if len(part)]
-    return pd.concat(both).drop(columns=["id", "row"])
+    return pd.concat(both).drop(columns=["pair_id", "row"])
 
 
 def _gradients(

@@ -15,7 +15,7 @@ from toolkit.model import Params, check_params
 from toolkit.pairs import AUDIT_COLUMNS
 from toolkit.scoring._function_key import Unhashable, function_key
 
-HEAD = {"row": "int64", "id": "object", "error": "object"}
+HEAD = {"row": "int64", "pair_id": "object", "error": "object"}
 LENGTHS = {"chosen_length": "Int64", "rejected_length": "Int64"}
 LOGPS = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
 PRODUCTS = ("chosen_sq_norm", "rejected_sq_norm", "inner", "cosine", "kappa")

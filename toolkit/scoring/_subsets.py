@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from toolkit.checks import is_finite_number, shown
+from toolkit.checks import check_pair_id, is_finite_number, shown
 from toolkit.model.inputs import check_pairs
 from toolkit.pairs import PairList, PreferencePair
 
@@ -17,11 +17,11 @@ class FilteredPairs(PairList):
     """The pairs that a filter kept, in input order; ``dropped`` says which went, and why.
 
     Attributes:
-        dropped: One row per pair: ``row``, ``id``, ``score``, ``reason``.
+        dropped: One row per pair: ``row``, ``pair_id``, ``score``, ``reason``.
 
     Example:
         >>> pair = PreferencePair("a", "Is it fine?", " Yes", " No")
-        >>> scores = pd.DataFrame({"id": ["a"], "ln_ches": [-1.0]})
+        >>> scores = pd.DataFrame({"pair_id": ["a"], "ln_ches": [-1.0]})
         >>> len(filter_pairs([pair], scores, keep=1.0).dropped)
         0
     """
@@ -59,7 +59,7 @@ def quantile_subsets(
         arXiv 2410.08847, Figure 2.
 
     Example:
-        >>> scores = pd.DataFrame({"id": list("abcde"), "ln_ches": [4.0, 0.0, 1.0, 3.0, 2.0]})
+        >>> scores = pd.DataFrame({"pair_id": list("abcde"), "ln_ches": [4.0, 0.0, 1.0, 3.0, 2.0]})
         >>> subsets = quantile_subsets(scores, quantiles=(0.5,), size=2)
         >>> subsets[0.5]["ln_ches"].tolist()
         [1.0, 2.0]
@@ -73,7 +73,7 @@ def quantile_subsets(
     if bad:
         raise ValueError(f"quantiles must lie in [0, 1], received {shown(bad[0])}")
     ranked = scores.loc[values.dropna().sort_values(kind="stable").index]
-    lost = scores.loc[values.isna(), "id"].tolist() if "id" in scores else []
+    lost = scores.loc[values.isna(), "pair_id"].tolist() if "pair_id" in scores else []
     subsets = {}
     for q in quantiles:
         center = round(q * (len(ranked) - 1))
@@ -96,7 +96,7 @@ def filter_pairs(
 
     Args:
         pairs: The pairs.
-        scores: Frame with ``id`` and ``by``; pairs and rows are matched by id.
+        scores: Frame with ``pair_id`` and ``by``; pairs and rows are matched by id.
         by: Column to rank by; "ln_ches" keeps the pairs whose responses are least alike.
         keep: Share of the scored pairs to keep, in (0, 1].
         stratify: Column of ``scores`` or key of the pairs' ``meta``: the share is then kept within
@@ -113,9 +113,9 @@ def filter_pairs(
 
     Example:
         >>> pairs = [PreferencePair(id, "Is it fine?", " Yes", " No") for id in "abcd"]
-        >>> scores = pd.DataFrame({"id": list("abcd"), "ln_ches": [0.0, -2.0, None, -1.0]})
+        >>> scores = pd.DataFrame({"pair_id": list("abcd"), "ln_ches": [0.0, -2.0, None, -1.0]})
         >>> kept = filter_pairs(pairs, scores, keep=0.5)
-        >>> [pair.id for pair in kept], kept.dropped["id"].tolist()
+        >>> [pair.id for pair in kept], kept.dropped["pair_id"].tolist()
         (['b', 'd'], ['a', 'c'])
     """
     pairs = check_pairs(pairs, text=True)
@@ -134,7 +134,9 @@ def filter_pairs(
         f"no {by}: {error or 'it is missing'}" if math.isnan(score) else share
         for score, error in zip(table["score"], table["error"], strict=True)
     ]
-    gone = table.loc[[i for i in table.index if i not in kept], ["row", "id", "score", "reason"]]
+    gone = table.loc[
+        [i for i in table.index if i not in kept], ["row", "pair_id", "score", "reason"]
+    ]
     return FilteredPairs([pairs[i] for i in sorted(kept)], gone.reset_index(drop=True))
 
 
@@ -181,10 +183,11 @@ def _values(scores: pd.DataFrame, by: str) -> pd.Series:
 def _matched(pairs: list[PreferencePair], scores: pd.DataFrame, by: str) -> pd.DataFrame:
     """Return row, id, score and error of each pair, by its place in the list."""
     values, ids = _values(scores, by), [pair.id for pair in pairs]
-    for name, found in (("pairs", pd.Index(ids)), ("scores", pd.Index(scores["id"].dropna()))):
+    check_pair_id("scores", scores)
+    for name, found in (("pairs", pd.Index(ids)), ("scores", pd.Index(scores["pair_id"].dropna()))):
         if found.has_duplicates:
             raise ValueError(f"{name}: id {found[found.duplicated()][0]!r} is there twice")
-    rows = scores.assign(score=values).dropna(subset="id").set_index("id")
+    rows = scores.assign(score=values).dropna(subset="pair_id").set_index("pair_id")
     lost = [id for id in ids if id not in rows.index]
     if lost:
         raise ValueError(f"scores: no row for pair {lost[0]!r} ({len(lost)} pairs have none)")

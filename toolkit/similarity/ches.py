@@ -54,11 +54,11 @@ def similarity(
         batch_size: Most pairs per forward pass; ``None``: as many of similar length as fill it. It
             never changes a result beyond rounding. A batch that does not fit into memory is halved.
         on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
-            leaves such pairs out and names them in ``attrs["skipped"]`` (row, id, reason).
+            leaves such pairs out and names them in ``attrs["skipped"]`` (row, pair_id, reason).
         progress: Show a progress bar.
 
     Returns:
-        One row per pair, in order: ``id``; ``ches``; ``ln_ches`` (⟨μ⁺, μ⁻ − μ⁺⟩ with
+        One row per pair, in order: ``pair_id``; ``ches``; ``ln_ches`` (⟨μ⁺, μ⁻ − μ⁺⟩ with
         ``μ = S/length``); ``neg_edit_distance`` (−Levenshtein/longest, over scored token ids, in
         [−1, 0]); ``last_hidden_inner`` (inner product of the states *of* the last scored tokens);
         ``chosen_length`` and ``rejected_length`` in tokens. On request ``head_slack``
@@ -81,7 +81,7 @@ def similarity(
         >>> pairs = tk.load_pairs("near_duplicates", limit=3)
         >>> frame = tk.similarity(tk.load_model(), pairs, progress=False)
         >>> list(frame.columns[:3])
-        ['id', 'ches', 'ln_ches']
+        ['pair_id', 'ches', 'ln_ches']
     """
     from tqdm.auto import tqdm
 
@@ -190,7 +190,7 @@ def _scores(enc: EncodedPair, states: States) -> dict[str, object]:
     masks = enc.chosen_mask, enc.rejected_mask
     last = [h[int(m.nonzero()[-1])].double() for h, m in zip(states, masks, strict=True)]
     return {
-        "id": enc.id,
+        "pair_id": enc.id,
         "ches": float(a @ (b - a)),
         "ln_ches": float(a / na @ (b / nb - a / na)),
         "neg_edit_distance": -_edit_distance(enc),

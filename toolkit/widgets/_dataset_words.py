@@ -150,7 +150,7 @@ def details_of(found: DatasetChoice) -> dict[str, str]:
 def table_frame(found: DatasetChoice, places) -> pd.DataFrame:
     """The table's columns: the drawn columns first, texts cut."""
     rows = found.frame.iloc[places]
-    columns = {"id": [visible_token(id) for id in rows["id"]]}
+    columns = {"pair_id": [visible_token(id) for id in rows["pair_id"]]}
     if "regime" in rows:
         columns["regime"] = rows["regime"].fillna("").map(str).map(visible_text).to_numpy()
     for name in dict.fromkeys([*found.columns.values(), *found.numbers[:3]]):

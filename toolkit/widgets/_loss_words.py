@@ -119,7 +119,7 @@ def table_frame(losses: LossComparison) -> pd.DataFrame:
     """The columns of the table that picks a pair."""
     pairs, encoded = losses.measurement.pairs, losses.measurement.encoded
     columns = {
-        "id": [visible_token(p.id) for p in pairs],
+        "pair_id": [visible_token(p.id) for p in pairs],
         "prompt": [one_line(p.prompt_text, 60) for p in pairs],
         "chosen": [one_line(p.chosen_text, 60) for p in pairs],
         "rejected": [one_line(p.rejected_text, 60) for p in pairs],

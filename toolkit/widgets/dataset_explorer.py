@@ -184,8 +184,8 @@ class DatasetExplorer(Explorer):
 
     @property
     def unscored(self) -> pd.DataFrame:
-        """The pairs without a value of ``by``: ``id, reason``."""
-        return pd.DataFrame(self.choice.unscored(), columns=["id", "reason"])
+        """The pairs without a value of ``by``: ``pair_id, reason``."""
+        return pd.DataFrame(self.choice.unscored(), columns=["pair_id", "reason"])
 
     def measure(self) -> DatasetExplorer:
         """Measure the pairs that an interrupt left out."""

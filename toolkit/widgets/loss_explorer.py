@@ -230,7 +230,7 @@ class LossExplorer(Explorer):
 
     @property
     def skipped(self) -> pd.DataFrame:
-        """The pairs that cannot be scored: ``row, id, reason``."""
+        """The pairs that cannot be scored: ``row, pair_id, reason``."""
         return skipped_frame(skipped_pairs(self.losses.measurement.skipped))
 
     # ----------------------------------------------------------------- panels

@@ -78,7 +78,7 @@ class PairExplorer(Explorer):
     Example:
         >>> import toolkit as tk
         >>> explorer = tk.PairExplorer(tk.load_model(), tk.load_pairs("long_suffix", limit=4))
-        >>> explorer.selection = explorer.to_frame()["id"].iloc[2]
+        >>> explorer.selection = explorer.to_frame()["pair_id"].iloc[2]
         >>> explorer.tokens().columns[-1]
         'predicted_delta'
     """
@@ -180,7 +180,7 @@ class PairExplorer(Explorer):
 
     @property
     def skipped(self) -> pd.DataFrame:
-        """The pairs that cannot be scored: ``row, id, reason``."""
+        """The pairs that cannot be scored: ``row, pair_id, reason``."""
         return skipped_frame(skipped_pairs(self._measurement.skipped))
 
     # ----------------------------------------------------------------- panels
@@ -328,7 +328,7 @@ class PairExplorer(Explorer):
     def worst_first(self) -> list[str]:
         """Return the ids of the measured pairs, those whose chosen response falls most first."""
         frame = self.results.frame
-        return frame.loc[frame["chosen_slack"].sort_values(kind="stable").index, "id"].tolist()
+        return frame.loc[frame["chosen_slack"].sort_values(kind="stable").index, "pair_id"].tolist()
 
     def tokens(self) -> pd.DataFrame:
         """Return the picked pair's tokens, with the predicted change of each at this β and lr."""

@@ -99,7 +99,7 @@ def left_out(measurement: Measurement) -> str:
     total = len(measurement) + len(skipped)
     return (
         f"<b>{len(skipped):,} of {total:,} pairs cannot be scored and are left out</b>: "
-        f"{named([error.id for error in skipped])}"
+        f"{named([error.pair_id for error in skipped])}"
     )
 
 
@@ -136,7 +136,7 @@ def pair_table(results: PairResults) -> pd.DataFrame:
     frame = results.frame
     pairs, holds = results.measurement.pairs[: len(frame)], frame["first_order"]
     columns = {
-        "id": [visible_token(id) for id in frame["id"]],
+        "pair_id": [visible_token(id) for id in frame["pair_id"]],
         "prompt": [one_line(p.prompt_text) for p in pairs],
         **{title: frame[name] for title, name in NUMBERS.items()},
     }
