@@ -179,3 +179,23 @@ class SplitMoments:
         if self.name == "adamp":  # ε before the bias correction
             denominator = (self.square.sqrt() + 1e-8) / corrected**0.5
         return 0.9, 0.1, -self.lr / (1 - 0.9**self.t) / denominator
+
+
+def remedied(rule, chosen, rejected, d_chosen=1.0, d_rejected=1.0):
+    """The direction an update rule moves the weights in, from two whole gradient vectors."""
+
+    def along(a, b):
+        return torch.clamp(a @ b, min=0) / (b @ b) * b
+
+    c, r, size = d_chosen * chosen, d_rejected * rejected, (abs(d_chosen) + abs(d_rejected)) / 2
+    apart = chosen / chosen.norm() - rejected / rejected.norm()
+    return {
+        "plain": lambda: c - r,
+        "normalised": lambda: size * apart,
+        "normalised_unweighted": lambda: apart,
+        "balanced": lambda: (c.norm() * r.norm()).sqrt() * apart,
+        "chosen_only": lambda: c,
+        "project_rejected": lambda: c - (r - along(r, chosen)),
+        "project_chosen": lambda: c - along(c, rejected) - r,
+        "project_both": lambda: c - along(c, rejected) - (r - along(r, chosen)),
+    }[rule]()

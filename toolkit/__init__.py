@@ -32,6 +32,7 @@ _HOME = {
         "Gram PairStats Preconditioner TokenContributions TokenMatrix gram pair_stats "
         "token_contributions token_matrix"
     ),
+    "remedies": "UPDATE_RULES UpdateRule rule_table",
     "entanglement": "Entanglement entanglement suggest_lr",
     "similarity": "ches_tokens similarity",
     "scoring": (

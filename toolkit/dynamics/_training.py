@@ -26,6 +26,7 @@ from toolkit.model.inputs import Pairs
 from toolkit.model.scores import scores
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair
+from toolkit.remedies import UpdateRule, bound, check_rule
 
 WATCHED = 8  # probes, where none are given
 MOST_STEPS = 10_000_000  # their minibatches are drawn before the first one
@@ -84,6 +85,8 @@ class TrainingRun:
             memory for three more copies of the momentum; the training stays the same bit for bit.
             ``"by_pair"``: also by training pair, see ``Trajectory.pulls``; one more backward per
             pair of the minibatch, and a copy of the trained parameters per training pair.
+        update_rule: How the step weighs the two responses in place of the loss alone: a key of
+            ``UPDATE_RULES``, an ``UpdateRule``, or a function (see there).
         on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
             leaves such pairs out and names
             them in the trajectory's ``skipped``.
@@ -126,6 +129,7 @@ class TrainingRun:
         in_place: bool = False,
         predict: bool = True,
         forces: bool | str = False,
+        update_rule: str | Callable | UpdateRule | None = None,
         on_error: str = "raise",
         **hparams: float,
     ):
@@ -139,6 +143,7 @@ class TrainingRun:
         flag("predict", predict)
         choice("forces", forces, [False, True, "by_pair"])
         check_loss(loss, hparams)
+        rule = check_rule(update_rule)
         recipe = _optimizers.Recipe(optimizer, lr, weight_decay, optimizer_options)
         self.steps, self.loss, self.hparams = steps, loss, hparams
         self.predict, self.forces = predict, forces
@@ -154,12 +159,14 @@ class TrainingRun:
         if self._by_pair:
             entries = steps * 2 * len(self._probes) * len(self._used)
             check_bytes(len(self._used), self._selected, entries)
+        self._rule = bound(rule, self.policy, self._selected, self._optimizer, self._selected)
         # All arguments are checked: from here on the model runs.
         self._watch = Watch(policy, self._probes)
         self._ref = self._references(policy)
         self.settings = {
             **given.labels_of(self.policy, params, "weights at the start"),
             **recipe.to_attrs(),
+            "update_rule": rule.name,
             "steps": steps,
             "batch_size": batch_size,
             "skipped": left_out,
@@ -281,6 +288,7 @@ class TrainingRun:
             self.hparams,
             self.max_grad_norm,
             self.forces,
+            self._rule,
         )
         before = {name: p.detach().clone() for name, p in self._selected.items()}
         grads = {self._selected[name]: g for name, g in found.clipped.items()}

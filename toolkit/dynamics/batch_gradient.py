@@ -16,6 +16,7 @@ from toolkit.model import Policy
 from toolkit.model.forward import Row, evaluation, scored_logps, sequences
 from toolkit.model.parameters import Parameters, only
 from toolkit.model.scores import Scores, scores
+from toolkit.remedies import Bound
 
 
 class NotFinite(ValueError):
@@ -57,6 +58,7 @@ def minibatch(
     hparams,
     clip=None,
     split: bool = False,
+    rule: Bound | None = None,
 ) -> Minibatch:
     """Return the gradient of the mean loss, ``−1/B·Σ (d_chosen·g_chosen − d_rejected·g_rejected)``.
 
@@ -71,6 +73,7 @@ def minibatch(
         hparams: Its hyper-parameters.
         clip: Largest norm of the gradient, or ``None``.
         split: Find ``from_chosen`` too, by another backward; all else is the same bit for bit.
+        rule: Replaces the loss weights by others.
     """
     model, parts = policy.model, parts_of(policy, batch)
     places = [[2 * i + side for i in part for side in range(2)] for part in parts]
@@ -86,6 +89,7 @@ def minibatch(
                 kept.append(_sums(model, part))
                 sums[at] = kept[-1].detach().cpu()
         weights = weigh(loss, scores(batch, sums.numpy(), ref), hparams)
+        weights = weights if rule is None else rule(weights, batch)
         pulls = np.stack([-weights.d_chosen, weights.d_rejected], 1).ravel() / len(batch)
         by_chosen = np.where(np.arange(len(pulls)) % 2, 0.0, pulls)
         sets = np.stack([pulls, by_chosen] if split else [pulls])

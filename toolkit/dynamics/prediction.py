@@ -17,6 +17,7 @@ from toolkit.model import Params, Policy
 from toolkit.model.inputs import Pairs
 from toolkit.model.scores import SIDES
 from toolkit.model.turns import alone
+from toolkit.remedies import UpdateRule, bound, check_rule
 
 
 @alone
@@ -33,6 +34,7 @@ def predict_step(
     max_grad_norm: float | None = None,
     optimizer_options: Mapping[str, object] | None = None,
     state: Mapping | None = None,
+    update_rule: str | Callable | UpdateRule | None = None,
     on_error: str = "raise",
     **hparams: float,
 ) -> pd.DataFrame:
@@ -66,6 +68,8 @@ def predict_step(
         max_grad_norm: Clip the minibatch gradient to this norm.
         optimizer_options: Further options of the named optimiser, such as ``{"betas": …}``.
         state: A ``state_dict`` of that optimiser: its moments are used, its settings are not.
+        update_rule: How the step weighs the two responses in place of the loss alone: a key of
+            ``UPDATE_RULES``, an ``UpdateRule``, or a function (see there).
         on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
             leaves such pairs out, and
             ``attrs["skipped"]`` names them (row, pair_id, reason).
@@ -94,23 +98,28 @@ def predict_step(
     """
     positive("max_grad_norm", max_grad_norm, optional=True)
     check_loss(loss, hparams)
+    rule = check_rule(update_rule)
     encoded, watched, left_out = given.trained_and_watched(policy, pairs, probes, on_error)
     watched = watched or encoded
     recipe = _optimizers.Recipe(optimizer, lr, weight_decay, optimizer_options, state)
     selected = recipe.moved(policy.parameters_in(params))
+    before = {name: p.detach() for name, p in selected.items()}
+    clones = {name: nn.Parameter(p.clone()) for name, p in before.items()}
+    live = recipe.over(selected, clones)
+    rule_here = bound(rule, policy, selected, live, clones)
     own = responses.token_logps(policy, encoded)
     ref = responses.sums_of(responses.ref_token_logps(policy, encoded, own))
     batch = batch_gradient.minibatch(
-        policy, selected, encoded, ref, loss, hparams, max_grad_norm, split=True
+        policy, selected, encoded, ref, loss, hparams, max_grad_norm, True, rule_here
     )
-    before = {name: p.detach() for name, p in selected.items()}
-    after, step = _taken(selected, before, batch, recipe)
+    after, step = _taken(clones, live, before, batch)
     forces, _ = forces_on(policy, watched, encoded, batch, step)
     frame = _frame(policy, encoded, watched, before, after, forces)
     frame.attrs.update(given.labels_of(policy, params, "weights before the step"))
     frame.attrs.update(loss_name=batch.weights.loss_name, **batch.weights.hparams)
     frame.attrs.update(recipe.to_attrs())
     frame.attrs.update(
+        update_rule=rule.name,
         skipped=left_out,
         batch_size=len(encoded),
         batch_loss=float(batch.weights.losses.mean()),
@@ -123,14 +132,12 @@ def predict_step(
 
 
 def _taken(
-    selected: Mapping[str, nn.Parameter],
+    clones: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
     before: Mapping[str, Tensor],
     batch: batch_gradient.Minibatch,
-    recipe: _optimizers.Recipe,
 ) -> tuple[dict[str, Tensor], SplitStep | None]:
     """Let the optimiser step on clones of the parameters; return their values and the split."""
-    clones = {name: nn.Parameter(p.clone()) for name, p in before.items()}
-    optimizer = recipe.over(selected, clones)
     moments = SplitMoments(optimizer, clones)
     _optimizers.apply(optimizer, {clones[name]: g for name, g in batch.clipped.items()})
     after = {name: clone.detach() for name, clone in clones.items()}

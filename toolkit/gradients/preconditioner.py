@@ -28,16 +28,23 @@ class Preconditioner:
     weights: Mapping[str, Tensor]
 
     @classmethod
-    def from_optimizer(cls, optimizer: torch.optim.Optimizer, model: nn.Module) -> Preconditioner:
+    def from_optimizer(
+        cls, optimizer: torch.optim.Optimizer, model: nn.Module | Mapping[str, nn.Parameter]
+    ) -> Preconditioner:
         """Return the preconditioner of the next step of Adam, AdamW or RMSprop, its state frozen.
 
         ``P = 1/(√v̂ + ε)`` with v̂ the second moments in the optimiser's state (bias-corrected for
         Adam). For plain SGD it is 1.
 
+        Args:
+            optimizer: After its latest step.
+            model: The model, or its parameters by name.
+
         Raises:
             ValueError: For another optimiser, or one that has not taken a step yet.
         """
-        names = {id(p): name for name, p in model.named_parameters()}
+        named = model.items() if isinstance(model, Mapping) else model.named_parameters()
+        names = {id(p): name for name, p in named}
         weights = {}
         for group in optimizer.param_groups:
             for p in group["params"]:
