@@ -63,6 +63,7 @@ def calls() -> dict[str, tuple[object, dict[str, object]]]:
         "predict_step": (tk.predict_step, both | loss | {"lr": 1e-4}),
         "train": (tk.train, both | loss | {"lr": 1e-4, "steps": 1, "progress": False}),
         "mass_flow": (tk.mass_flow, {"before": policy, "after": policy, "pair": pairs[0]}),
+        "mass_by_word": (tk.mass_by_word, {"flow": tk.mass_flow(policy, policy, pairs[0])}),
         "single_token_theory": (tk.single_token_theory, one | loss),
         "prompt_attributions": (tk.prompt_attributions, one | {"steps": 2}),
         "score_pairs": (tk.score_pairs, both | {"measures": ["audit"], "progress": False}),

@@ -10,7 +10,12 @@ import shapes
 import torch
 
 import toolkit as tk
-from toolkit.displacement import displacement_verdict, mass_flow, single_token_theory
+from toolkit.displacement import (
+    displacement_verdict,
+    mass_by_word,
+    mass_flow,
+    single_token_theory,
+)
 from toolkit.losses import quantities
 from toolkit.model.tokens import legible_texts
 
@@ -140,6 +145,28 @@ def test_spellings_are_one_group_and_their_changes_add_up():
     assert frame.loc[[7, 8], "group"].tolist() == ["\n", " "]
     total = frame.loc[[0, 1, 2], "delta"].sum()
     np.testing.assert_allclose(frame.loc[[0, 1, 2], "group_delta"], total, atol=1e-16)
+
+
+def test_a_word_gains_what_its_spellings_gain_together():
+    pair = pair_of([30, 31], [0], [5])
+    flow = mass_flow(*two("llama", tokenizer=Words()), pair, top_k=None)
+    words = mass_by_word(flow)
+    assert words["delta"].is_monotonic_decreasing and words["word"].is_unique
+    np.testing.assert_allclose(words["delta"].sum(), 0, atol=1e-12)
+    yes = words.set_index("word").loc["yes"]
+    own = flow[flow["group"] == "yes"]
+    np.testing.assert_allclose(yes["delta"], own["delta"].sum(), atol=1e-16)
+    assert set(yes["spellings"]) == set(own["token"]) and len(own) == 3
+    assert abs(own.set_index("token")["delta"][yes["spellings"][0]]) == own["delta"].abs().max()
+    assert yes["role"] == "chosen" and words.set_index("word").loc["no", "role"] == "rejected"
+    two_best = mass_by_word(flow, top_k=2)
+    assert two_best["word"].tolist() == words["word"].tolist()[:2]
+    # A frame of the largest changes alone knows the whole change of the words in it.
+    largest = mass_by_word(mass_flow(*two("llama", tokenizer=Words()), pair, top_k=1))
+    known = words.set_index("word").loc[largest["word"], "delta"]
+    np.testing.assert_allclose(largest["delta"], known, atol=1e-16)
+    with pytest.raises(ValueError, match=r"give a frame from tk\.mass_flow"):
+        mass_by_word(flow.drop(columns="group"))
 
 
 def test_users_groups_take_every_spelling_of_a_word():

@@ -26,7 +26,9 @@ _HOME = {
     ),
     "model": "PairLogps Policy Provenance load_model per_token_logps perplexity sample_responses",
     "losses": "LOSSES Loss LossWeights loss_table loss_weights",
-    "displacement": "SingleTokenTheory displacement_verdict mass_flow single_token_theory",
+    "displacement": (
+        "SingleTokenTheory displacement_verdict mass_by_word mass_flow single_token_theory"
+    ),
     "dynamics": ("StepRecord TrainingRun Trajectory predict_step train"),
     "gradients": (
         "Gram PairStats Preconditioner TokenContributions TokenMatrix gram pair_stats "

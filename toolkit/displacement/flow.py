@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from toolkit.checks import shown, whole
+from toolkit.checks import whole
+from toolkit.displacement.spelling import Groups, group_of_words, word_of
 from toolkit.model import Policy
 from toolkit.model.forward import evaluation, log_softmax, scored_logits
 from toolkit.model.inputs import check_policy, encoded_pair
 from toolkit.model.tokens import legible_texts
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
-
-Groups = Mapping[str, Sequence[str]]
 
 
 @alone
@@ -73,13 +70,13 @@ def mass_flow(
         (['chosen', 'rejected'], [0.0, 0.0])
     """
     whole("top_k", top_k, optional=True)
-    word_groups = _words(groups)
+    word_groups = group_of_words(groups)
     enc = _encoded(before, after, pair)
     wanted = _positions(enc, position)
     models, side = (before.model, after.model), (enc.chosen_ids, enc.chosen_mask)
     logps = [next_token_logps(model, *side)[wanted] for model in models]
     texts = legible_texts(before.tokenizer, range(logps[0].shape[1]))
-    names = [group_of(text, word_groups) for text in texts]
+    names = [word_of(text, word_groups) for text in texts]
     frames = []
     for at, old, new in zip(wanted, *logps, strict=True):
         every = _whole_vocabulary(before, enc, at, old, new, texts, names)
@@ -103,28 +100,6 @@ def project(weight: Tensor, direction: Tensor) -> Tensor:
     """Return ``⟨W_v, direction⟩`` for every token v, in float64 without a float64 copy of W."""
     parts = weight.detach().split(8192)
     return torch.cat([part.double() @ direction.to(part.device) for part in parts]).cpu()
-
-
-def group_of(text: str, word_groups: Mapping[str, str]) -> str:
-    """Return a token's group: the user's, else its text without case and outer white space."""
-    key = text.strip().casefold() or text
-    return word_groups.get(key, key)
-
-
-def _words(groups: Groups | None) -> dict[str, str]:
-    """Each word of the user's groups, without case and outer white space, and its group."""
-    if groups is not None and not isinstance(groups, Mapping):
-        raise ValueError(f"groups must map names to lists of words, received {shown(groups)}")
-    home: dict[str, str] = {}
-    for name, words in (groups or {}).items():
-        listed = isinstance(words, Iterable) and not isinstance(words, str)
-        if not isinstance(name, str) or not listed or not all(isinstance(w, str) for w in words):
-            raise ValueError(f"groups[{name!r}] must be a list of words, received {words!r}")
-        for word in words:
-            key = word.strip().casefold() or word
-            if home.setdefault(key, name) != name:
-                raise ValueError(f"groups has {word!r} both in {home[key]!r} and in {name!r}")
-    return home
 
 
 def _encoded(before: Policy, after: Policy, pair) -> EncodedPair:

@@ -110,7 +110,7 @@ def fall_by_pair(pulls, *, pair_id=None, side="chosen", top=12, picked=None, ax=
     for bar, delta, id in zip(bars, deltas, rows.index, strict=True):
         bar.set(hatch="////" if delta < 0 else None, edgecolor="black" if id == picked else "white",
                 linewidth=2.0 if id == picked else 0.4)  # fmt: skip
-    places = places_for(np.abs(deltas).max())
+    places = max(places_for(np.abs(deltas).max()), 1)
     for line, delta in zip(lines, deltas, strict=True):
         ax.text(1.01, line, number(delta, sign=True, places=places), va="center", fontsize=8,
                 transform=ax.get_yaxis_transform())  # fmt: skip
