@@ -60,6 +60,11 @@ def calls() -> dict[str, tuple[object, dict[str, object]]]:
         "token_matrix": (tk.token_matrix, one),
         "gram": (tk.gram, both | {"progress": False}),
         "perplexity": (tk.perplexity, {"policy": policy, "texts": ["The kettle is on."]}),
+        "influence": (tk.influence, both | loss | {"params": "head", "progress": False}),
+        "frozen_kernel_dynamics": (
+            tk.frozen_kernel_dynamics,
+            both | loss | {"lr": 1e-4, "steps": 1, "params": "head", "progress": False},
+        ),
         "predict_step": (tk.predict_step, both | loss | {"lr": 1e-4}),
         "train": (tk.train, both | loss | {"lr": 1e-4, "steps": 1, "progress": False}),
         "mass_flow": (tk.mass_flow, {"before": policy, "after": policy, "pair": pairs[0]}),

@@ -62,6 +62,30 @@ def pair_products(model, encoded, names=None):
     return np.array([float(chosen @ chosen), float(rejected @ rejected), float(chosen @ rejected)])
 
 
+def response_gradients(model, pairs, names=None):
+    """Materialised gradients of all responses, chosen before rejected, ``[2N, parameters]``."""
+    return torch.stack([g.sum(0) for p in pairs for g in pair_token_gradients(model, p, names)])
+
+
+def tangent_run(gradients, start, ref, batches, lr, momentum, loss):
+    """Real gradient descent on the linear model ``log π(θ) = start + gradients·θ`` from θ = 0.
+
+    ``loss(chosen, rejected, ref_chosen, ref_rejected)`` of ``[B]`` each; autograd and torch's own
+    optimiser do the rest. Returns the log-probabilities at every step, ``[T + 1, 2N]``.
+    """
+    theta = torch.zeros(gradients.shape[1], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([theta], lr=lr, momentum=momentum)
+    found = [torch.tensor(start)]
+    for batch in batches:
+        optimizer.zero_grad()
+        now = torch.tensor(start) + gradients @ theta
+        both = now.view(-1, 2)[batch], torch.tensor(ref).view(-1, 2)[batch]
+        loss(*(x[:, side] for x in both for side in range(2))).mean().backward()
+        optimizer.step()
+        found.append((torch.tensor(start) + gradients @ theta).detach())
+    return torch.stack(found).numpy()
+
+
 def hidden_states(model, ids):
     """Final post-norm states by the model's own bookkeeping, checked against its logits."""
     out = model(ids[None], output_hidden_states=True)

@@ -58,6 +58,7 @@ JOBS = {
     "prompt_attributions": attributed,
     "mass_flow": lambda p, pairs: numbers(tk.mass_flow(p, p, pairs[0], position="all")),
     "gram": lambda p, pairs: tk.gram(p, pairs[:3], progress=False).matrix,
+    "influence": lambda p, pairs: tk.influence(p, pairs[:3], progress=False).values,
     "ches_tokens": lambda p, pairs: numbers(tk.ches_tokens(p, pairs[0])),
     "parameters_in": lambda p, pairs: np.array([len(p.parameters_in("all"))]),
 }

@@ -34,6 +34,7 @@ _HOME = {
         "Gram PairStats Preconditioner TokenContributions TokenMatrix gram pair_stats "
         "token_contributions token_matrix"
     ),
+    "kernel": "Influence frozen_kernel_dynamics influence kernel_alignment margin_kernel",
     "remedies": "UPDATE_RULES UpdateRule rule_table",
     "entanglement": "Entanglement entanglement suggest_lr",
     "similarity": "ches_tokens similarity",

@@ -3,7 +3,7 @@
 from toolkit.gradients.per_pair import iter_pair_stats, pair_stats
 from toolkit.gradients.per_token import token_contributions, token_matrix
 from toolkit.gradients.preconditioner import Preconditioner
-from toolkit.gradients.response_gram import gram
+from toolkit.gradients.response_gram import contracted, gram
 from toolkit.gradients.results import (
     Gram,
     PairStats,
@@ -19,6 +19,7 @@ __all__ = [
     "TokenContributions",
     "TokenMatrix",
     "concat_stats",
+    "contracted",
     "gram",
     "iter_pair_stats",
     "pair_stats",

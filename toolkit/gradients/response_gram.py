@@ -18,12 +18,13 @@ from toolkit.gradients._scope import Scope
 from toolkit.gradients.preconditioner import Preconditioner
 from toolkit.gradients.products import flat_products
 from toolkit.gradients.results import Gram
-from toolkit.model import Params, Policy
+from toolkit.model import Params, Policy, Provenance
 from toolkit.model.batching import batches
 from toolkit.model.forward import Row, evaluation, scored_logps, sequences
 from toolkit.model.inputs import Pairs, encoded_pairs
 from toolkit.model.parameters import Parameters, only
 from toolkit.model.turns import alone
+from toolkit.pairs import EncodedPair
 
 BLOCK = 1 << 14  # columns of a random projection drawn at once
 
@@ -74,32 +75,60 @@ def gram(
         >>> kernel.matrix.shape
         (4, 4)
     """
-    from tqdm.auto import tqdm
-
     whole("memory", memory, unit="number of bytes")
     check_seed(seed)
     flag("progress", progress)
     if projection is not None:
         whole("projection", projection)
     given = encoded_pairs(policy, pairs, on_error)
-    encoded, scope = given.pairs, Scope(policy, params, preconditioner)
-    selected = scope.selected
-    groups = slices_for(selected, 2 * len(encoded), memory)
-    rows = [sequences(batch) for batch in batches(encoded, batch_size)]
     estimate = Projection(projection, seed) if projection else None
+    found, labels = contracted(
+        policy,
+        given.pairs,
+        estimate or exact,
+        params=params,
+        preconditioner=preconditioner,
+        memory=memory,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    matrix = estimate.finish(found) if estimate else found
+    ids = [enc.id for enc in given.pairs for _ in range(2)]
+    sides = np.tile(["chosen", "rejected"], len(given.pairs))
+    error = projection**-0.5 if projection else 0.0
+    symmetric = (matrix + matrix.T).numpy() / 2
+    return Gram(ids, sides, symmetric, error, labels, given.left_out)
+
+
+def contracted(
+    policy: Policy,
+    encoded: Sequence[EncodedPair],
+    contract: Callable[[Tensor], Tensor],
+    *,
+    params: Params = "all",
+    preconditioner: Preconditioner | None = None,
+    memory: int = 2 << 30,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> tuple[Tensor, Provenance]:
+    """Return the sum of ``contract(G)`` over slices G ``[2N, entries]`` of all gradients.
+
+    For whatever adds up over parameters, such as ``G Gᵀ``; the rest is as for :func:`gram`.
+    """
+    from tqdm.auto import tqdm
+
+    whole("memory", memory, unit="number of bytes")
+    flag("progress", progress)
+    scope = Scope(policy, params, preconditioner)
+    groups = slices_for(scope.selected, 2 * len(encoded), memory)
+    rows = [sequences(batch) for batch in batches(encoded, batch_size)]
     held = 8 * len(encoded) * max(sum(s.stop - s.start for s in g) for g in groups) / 2**30
     title = f"gram: {len(groups)} passes, {held:.2g} GiB of gradients held"
     with tqdm(total=len(groups) * len(rows), desc=title, disable=not progress) as bar:
-        contract = estimate or exact
         found = response_gram(
-            policy.model, selected, rows, groups, contract, bar.update, scope.scales()
+            policy.model, scope.selected, rows, groups, contract, bar.update, scope.scales()
         )
-    matrix = estimate.finish(found) if estimate else found
-    ids = [enc.id for enc in encoded for _ in range(2)]
-    sides = np.tile(["chosen", "rejected"], len(encoded))
-    error = projection**-0.5 if projection else 0.0
-    symmetric = (matrix + matrix.T).numpy() / 2
-    return Gram(ids, sides, symmetric, error, scope.labels, given.left_out)
+    return found, scope.labels
 
 
 @dataclass(frozen=True)
