@@ -19,8 +19,8 @@ def margin_kernel(gram: Gram) -> pd.DataFrame:
         gram: What :func:`toolkit.gram` returns for N pairs.
 
     Returns:
-        N² rows: ``pair_id_i, pair_id_j, inner`` (nats² per squared parameter unit), ``cosine`` (NaN where a
-        pair's two gradients are equal). The matrix is symmetric and positive semi-definite.
+        N² rows: ``pair_id_i, pair_id_j, inner`` (nats² per squared parameter unit), ``cosine`` (NaN
+        where a pair's two gradients are equal). The matrix is symmetric and positive semi-definite.
 
     Raises:
         ValueError: If ``gram`` is no Gram.

@@ -52,9 +52,9 @@ class Influence:
         """Return one row per response and training pair.
 
         Returns:
-            Columns ``pair_id, side`` (the response), ``train_pair_id``, ``own`` (whether the training
-            pair is the response's own), ``from_chosen``, ``from_rejected``, ``influence`` (their
-            sum, nats; :attr:`values`), and with blocks ``pair_block, train_block``.
+            Columns ``pair_id, side`` (the response), ``train_pair_id``, ``own`` (whether it is the
+            response's own pair), ``from_chosen``, ``from_rejected``, ``influence`` (their sum,
+            nats; :attr:`values`), and with blocks ``pair_block, train_block``.
         """
         probes, _, trained = self.values.shape
         columns = {
