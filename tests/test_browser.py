@@ -43,7 +43,7 @@ picture = explorer.map
 picture.figure.canvas._force_full = True
 picture.redraw()""",
 }
-PAIRS, DATASET = ".pe-explorer:not(.de-explorer)", ".de-explorer"
+PAIRS, DATASET = ".pe-explorer:not(.DatasetExplorer)", ".DatasetExplorer"
 PICTURE = ".jupyter-matplotlib-canvas-div"
 
 pytestmark = pytest.mark.browser
@@ -145,7 +145,7 @@ def test_next_and_previous_come_back_to_the_same_pair(first_notebook):
     page = first_notebook.page
     start = what_is_shown(first_notebook)["status"]
     pick(first_notebook, page.locator(f"{EXPLORER} .pe-next").click)
-    assert pick(first_notebook, page.locator(f"{EXPLORER} .pe-prev").click)["status"] == start
+    assert pick(first_notebook, page.locator(f"{EXPLORER} .pe-previous").click)["status"] == start
 
 
 def test_arrow_keys_pick_a_pair(first_notebook):
@@ -284,7 +284,7 @@ def test_a_sorted_table_has_gaps_last_and_next_follows_it(own_notebook, column):
         assert {row[place] for row in rows[8:]} == {"NaN"}
     table.locator("tbody tr").first.click()
     says(own_notebook, DATASET, rows[0][0])
-    page.locator(f"{DATASET} .de-next").click()
+    page.locator(f"{DATASET} .pe-next").click()
     says(own_notebook, DATASET, rows[1][0])
 
 

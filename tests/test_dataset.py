@@ -8,11 +8,6 @@ from toolkit.dataset.choice import DatasetChoice, share
 from toolkit.dataset.scores import Scores
 
 
-@pytest.fixture(scope="module")
-def policy():
-    return tk.load_model()
-
-
 @pytest.fixture
 def choice(policy):
     pairs = [tk.PreferencePair(f"p{k}", f"Say {k}.", " yes", " no") for k in range(6)]

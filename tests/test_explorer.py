@@ -41,10 +41,10 @@ def test_the_example_stays_short():
 
 
 def test_controls_and_traits_follow_each_other(explorer):
-    part(explorer, "he-bins").value = 7
+    part(explorer, "pe-bins").value = 7
     assert explorer.bins == 7
     explorer.bins = 99  # beyond the slider, which gives way
-    assert part(explorer, "he-bins").value == 99
+    assert part(explorer, "pe-bins").value == 99
     table(explorer).selected_rows = [4]
     assert explorer.selection == "p4"
     assert "<b>p4</b>: cosine 4, above 40%" in part(explorer, "pe-status").value
@@ -72,7 +72,7 @@ def test_a_value_that_is_refused_leaves_all_as_it_was(explorer):
 
 
 def test_a_callback_that_fails_is_told_and_its_control_goes_back(explorer):
-    slider = part(explorer, "he-bins")
+    slider = part(explorer, "pe-bins")
     slider.min = -5
     with pytest.raises(ValueError, match="bins"):
         slider.value = -2

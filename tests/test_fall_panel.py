@@ -9,10 +9,9 @@ from toolkit import plots
 from toolkit.widgets.panels.fall import FallPanel
 
 
-def panel(forces, **options):
-    return FallPanel(
-        lambda: forces, tokens_frame, lambda: "a", lambda call, *a: call(*a), **options
-    )
+def panel(forces, busy=False):
+    event = lambda call, *a: call(*a)  # noqa: E731
+    return FallPanel(lambda: forces, tokens_frame, lambda: "a", event, lambda: busy)
 
 
 def test_panel_says_and_draws_the_picked_probe_and_the_mean():
@@ -38,6 +37,12 @@ def test_panel_without_forces_says_what_to_do(forces, words):
     shown.draw(frozenset())
     assert words in shown._words.value and words in shown.html()
     assert not shown._picture.children and "<img" not in shown.html()
+
+
+def test_panel_waits_until_the_run_rests():
+    shown = panel(forces_frame(), busy=True)
+    shown.draw(frozenset())
+    assert "when the run rests" in shown._words.value and not shown._picture.children
 
 
 def test_explorer_shows_the_forces_of_its_run():

@@ -1,7 +1,9 @@
 """What public functions refuse: in one clear sentence, and before the model has run once."""
 
 import functools
+import html
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -272,7 +274,7 @@ def test_log_probabilities_name_what_was_left_out(policy):
     assert tk.per_token_logps(policy, pairs()).skipped.empty
 
 
-@pytest.mark.parametrize("name", [*SKIPPING, "per_token_logps", "TrajectoryExplorer"])
+@pytest.mark.parametrize("name", [*SKIPPING, "per_token_logps"])
 def test_the_error_names_the_next_line(policy, runs, name):
     said = refused(runs, ALL[name], policy, with_bad())
     assert said.startswith("row 7 (id 'long'): chosen side has ")
@@ -309,12 +311,47 @@ def test_nothing_left_to_score_is_an_error(policy, runs, name):
     assert said.startswith("pairs: none can be scored; the first one: row 7")
 
 
-def test_explorers_name_what_they_leave_out(policy):
-    explorer = tk.PairExplorer(policy, with_bad(), live=False)
+@pytest.mark.parametrize("make", ["PairExplorer", "LossExplorer", "TrajectoryExplorer"])
+def test_explorers_name_what_they_leave_out(policy, make):
+    options = RUN if make == "TrajectoryExplorer" else {}
+    explorer = getattr(tk, make)(policy, with_bad(), live=False, **options)
     assert explorer.skipped["row"].tolist() == [7, 9]
-    assert [p["pair_id"] for p in explorer.to_frame().attrs["skipped"]] == ["long", "empty"]
-    run = tk.TrajectoryExplorer(policy, with_bad(), on_error="skip", live=False, **RUN)
-    assert run.trajectory.skipped["pair_id"].tolist() == ["long", "empty"]
+    if make != "LossExplorer":
+        assert [pair["pair_id"] for pair in explorer.to_frame().attrs["skipped"]] == [
+            "long",
+            "empty",
+        ]
+    page = html.unescape(explorer.to_html())
+    assert "pairs cannot be scored and are left out</b>: long, empty" in page
+    assert "row 7 (id 'long'): chosen side has" in page
+    with pytest.raises(ValueError, match=r"selection='long' (cannot be scored|is no id of)"):
+        explorer.selection = "long"
+    explorer.close()
+
+
+def test_a_trajectory_explorer_can_stop_at_the_first_bad_pair(policy):
+    with pytest.raises(tk.PairError, match="row 7"):
+        tk.TrajectoryExplorer(policy, with_bad(), on_error="raise", live=False, **RUN)
+
+
+@pytest.mark.parametrize("make", ["PairExplorer", "LossExplorer", "DatasetExplorer"])
+def test_explorers_show_what_was_noted_when_a_pair_was_loaded(policy, make):
+    noted = [replace(pair, notes=("<b>cut</b> by hand",)) for pair in pairs()]
+    explorer = getattr(tk, make)(policy, noted, live=False)
+    assert "note: &lt;b&gt;cut&lt;/b&gt; by hand" in explorer.to_html()
+    explorer.close()
+
+
+@pytest.mark.parametrize("eos", [True, False])
+def test_a_run_says_how_its_encoded_pairs_end(policy, eos):
+    encoded = [policy.with_options(append_eos=eos).encode(pair) for pair in pairs()]
+    run = tk.TrainingRun(policy, encoded, **RUN)
+    assert run.trajectory.to_frame().attrs["append_eos"] is eos
+    step = tk.predict_step(policy, encoded, lr=1e-5)
+    assert step.attrs["append_eos"] is eos
+    explorer = tk.TrajectoryExplorer(run=run, live=False)
+    assert f"EOS {'appended and scored' if eos else 'not appended'}" in explorer.to_html()
+    explorer.close()
 
 
 def test_explorers_say_that_pairs_were_cut(policy):

@@ -8,11 +8,6 @@ import toolkit as tk
 from toolkit import measurement
 
 
-@pytest.fixture(scope="module")
-def policy():
-    return tk.load_model()
-
-
 def test_a_batch_that_was_halved_for_memory_is_one_measurement(policy, monkeypatch):
     """Where memory runs out, ``iter_pair_stats`` yields the batch in parts."""
     pairs = tk.load_pairs("single_token", limit=3)

@@ -14,11 +14,6 @@ from toolkit.widgets.words import outcome, pair_table
 
 
 @pytest.fixture(scope="module")
-def policy():
-    return tk.load_model()
-
-
-@pytest.fixture(scope="module")
 def pairs():
     """Eight near-duplicates, among them near-011, whose chosen response falls most of all."""
     return tk.load_pairs("near_duplicates")[6:14]

@@ -14,7 +14,7 @@ from toolkit.checks import finite, is_finite_number, positive
 from toolkit.entanglement import FIRST_ORDER_NATS, entanglement, suggest_lr
 from toolkit.gradients import PairStats
 from toolkit.losses import LOSSES, check_loss, hyper_parameters
-from toolkit.measurement import Cache, Measurement
+from toolkit.measurement import Cache, Measurement, close_to
 from toolkit.pairs import PreferencePair
 
 SIGNS = {
@@ -167,6 +167,19 @@ class LossComparison:
     def pick(self, index: int) -> None:
         """Pick a pair by its place."""
         self._change(index=index)
+
+    def pick_loss(self, name: str) -> None:
+        """Pick a loss by its name.
+
+        Raises:
+            ValueError: If it is none of those that are shown; the message names close ones.
+        """
+        names = self.frame["loss_name"].tolist()
+        if name not in names:
+            reason = self.left_out.get(name)
+            why = f"is left out ({reason})" if reason else "is none of these losses"
+            raise ValueError(f"loss={name!r} {why}; close to it: {close_to(name, names)}")
+        self.loss = name
 
     def set(self, values: Mapping[str, float | None]) -> None:
         """Change hyper-parameters (``None``: back to the defaults), ``lr`` or the shifts.

@@ -29,7 +29,7 @@ from toolkit.gradients import (
 )
 from toolkit.losses import LOSSES, check_loss
 from toolkit.model import Params, Policy
-from toolkit.model.inputs import encoded_pairs, skipped_pairs
+from toolkit.model.inputs import encoded_pairs, skipped_frame, skipped_pairs
 from toolkit.model.turns import alone
 from toolkit.pairs import PreferencePair
 from toolkit.similarity import similarity
@@ -104,6 +104,11 @@ class Measurement:
         """Estimate of the remaining time: the tokens to go at the pace of those behind."""
         behind = sum(self._lengths[: self.done])
         return self.seconds / behind * sum(self._lengths[self.done :]) if behind else float("inf")
+
+    @property
+    def skipped_frame(self) -> pd.DataFrame:
+        """The pairs that cannot be scored: ``row, pair_id, reason``."""
+        return skipped_frame(skipped_pairs(self.skipped))
 
     @alone
     def step(self, count: int) -> None:

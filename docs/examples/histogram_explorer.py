@@ -16,13 +16,12 @@ from matplotlib.figure import Figure
 
 from toolkit.checks import choice, whole
 from toolkit.measurement import place_in
-from toolkit.plots import html_text, visible_token
+from toolkit.plots import html_text, number, visible_token
 from toolkit.widgets import words
 from toolkit.widgets.explorer import Explorer
-from toolkit.widgets.panels.controls import column, dropdown, row
+from toolkit.widgets.panels.controls import dropdown
 from toolkit.widgets.panels.figure import Picture, image_html
 from toolkit.widgets.panels.panel import Panel, Text
-from toolkit.widgets.panels.table import PairTable
 
 
 class HistogramExplorer(Explorer):
@@ -63,11 +62,6 @@ class HistogramExplorer(Explorer):
         return whole("bins", proposal["value"])
 
     # 2. What follows from them, without a screen.
-    @property
-    def place(self) -> int:
-        """Place of the picked row."""
-        return self.ids.index(self.selection)
-
     def figure(self) -> Figure:
         """Return a still figure of what is shown."""
         return self._drawn(Figure(figsize=(5, 3.2), layout="constrained"))
@@ -75,20 +69,20 @@ class HistogramExplorer(Explorer):
     def _drawn(self, figure: Figure) -> Figure:
         figure.clear()
         axes = sns.histplot(self.frame, x=self.column, bins=self.bins, ax=figure.subplots())
-        axes.axvline(self.frame[self.column].iloc[self.place], color="black", ls="--")
+        axes.axvline(self.frame[self.column].iloc[self.index], color="black", ls="--")
         return figure
 
     def _sentence(self) -> str:
         values = self.frame[self.column]
-        value, below = values.iloc[self.place], (values < values.iloc[self.place]).mean()
+        value, below = values.iloc[self.index], (values < values.iloc[self.index]).mean()
         name, id = html_text(self.column), html_text(visible_token(self.selection))
-        text = f"<b>{id}</b>: {name} {words.short(value)}, above {below:.0%} of the pairs."
+        text = f"<b>{id}</b>: {name} {number(value)}, above {below:.0%} of the pairs."
         return words.say(None, text)
 
     # 3. What is shown: each panel says what it depends on, and what stands for it in a still copy.
     def _build(self, live: bool) -> None:
         self.picture = Picture(500, 320, live=live)
-        self.table = PairTable(lambda place: self.event(self._pick, place))
+        self.add_picker()
         self.panels = {
             "note": Text(lambda: "", widget=self.note),
             "status": Text(self._sentence, on=["selection", "column"]),
@@ -96,26 +90,22 @@ class HistogramExplorer(Explorer):
                 self._draw,
                 lambda: image_html(self.figure(), "histogram"),
                 on=["selection", "column", "bins"],
+                widget=self.picture.widget,
             ),
-            "table": Panel(self._draw_table, on=["column"]),
-            "row": Panel(lambda changed: self.table.select(self.place), on=["selection"]),
+            "table": Panel(
+                lambda changed: self.table.show(self.frame[["pair_id", self.column]], self.index),
+                on=["column"],
+                widget=self.table.widget,
+            ),
+            "row": Panel(lambda changed: self.table.select(self.index), on=["selection"]),
         }
         names = {name: name for name in self.frame.select_dtypes("number")}
-        columns, slider = dropdown("column", names, 200), w.IntSlider(min=2, max=60)
-        self.bind("column", columns)
-        self.bind("bins", slider)
-        status = self.panels["status"].widget
-        controls = row(columns, slider)
-        root = column(self.note, status, controls, row(self.table.widget, self.picture.widget))
-        self.open(root, {"he-column": columns, "he-bins": slider})
+        self.bind("column", dropdown("column", names, 200))
+        self.bind("bins", w.IntSlider(min=2, max=60))
+        arrows = self.beside("previous", "next", "choose", "column", "bins")
+        self.open("note", "status", arrows, self.beside("table", "histogram"))
 
     def _draw(self, changed: frozenset[str]) -> None:
         with self.picture.changing():
             self._drawn(self.picture.figure)
             self.picture.redraw()
-
-    def _draw_table(self, changed: frozenset[str]) -> None:
-        self.table.show(self.frame[["pair_id", self.column]], self.place)
-
-    def _pick(self, place: int) -> None:
-        self.selection = self.ids[place]

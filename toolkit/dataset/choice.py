@@ -190,7 +190,7 @@ class DatasetChoice:
 
     def selected_ids(self) -> list[str]:
         """Return the ids of the selected pairs in their order."""
-        return [self.ids[place] for place in self.part("selected")]
+        return self._ids(self.selected)
 
     def places(self) -> np.ndarray:
         """Return the two drawn values of every pair, (n, 2), NaN where there is none."""
@@ -209,20 +209,20 @@ class DatasetChoice:
             return int(order[0])
         return int(order[np.clip(at[0] + by, 0, len(order) - 1)])
 
-    def select_box(self, x: Sequence[float], y: Sequence[float]) -> None:
-        """Select the pairs inside a box of the scatter, its edges included."""
-        places = self.places()
-        inside = [
-            (min(ends) <= values) & (values <= max(ends))
-            for ends, values in zip((x, y), places.T, strict=True)
-        ]
-        self.selected = inside[0] & inside[1]
+    def ids_in_box(self, x: Sequence[float], y: Sequence[float]) -> list[str]:
+        """Return the ids of the pairs inside a box of the scatter, its edges included."""
+        (left, right), (low, high) = sorted(x), sorted(y)
+        across, up = self.places().T
+        return self._ids((left <= across) & (across <= right) & (low <= up) & (up <= high))
 
-    def select_outline(self, corners: Sequence[tuple[float, float]]) -> None:
-        """Select the pairs inside a drawn outline."""
+    def ids_in_outline(self, corners: Sequence[tuple[float, float]]) -> list[str]:
+        """Return the ids of the pairs inside a drawn outline."""
         places = self.places()
-        self.selected = Outline(corners).contains_points(np.nan_to_num(places))
-        self.selected &= ~np.isnan(places[:, 0])
+        inside = Outline(corners).contains_points(np.nan_to_num(places))
+        return self._ids(inside & ~np.isnan(places[:, 0]))
+
+    def _ids(self, mask: np.ndarray) -> list[str]:
+        return [self.ids[place] for place in np.flatnonzero(mask)]
 
     def select_ids(self, ids: Iterable[str]) -> None:
         """Select pairs by id.
@@ -258,11 +258,14 @@ class DatasetChoice:
         """Return the scores with ``kept`` and ``selected``."""
         return self.frame.assign(kept=self.mask, selected=self.selected)
 
-    def export(self, path: str | os.PathLike, format: str, which: str) -> tuple[Path, int]:
+    def export(
+        self, path: str | os.PathLike, format: str, which: str, overwrite: bool = False
+    ) -> tuple[Path, int]:
         """Write the kept or the selected pairs; return where, and how many.
 
         Raises:
-            ValueError: If an argument is not allowed or no pair is selected.
+            ValueError: If an argument is not allowed, the file is there already and not to be
+                replaced, or no pair is selected.
             OSError: If the file cannot be written.
         """
         if which not in ("kept", "selected"):
@@ -274,7 +277,8 @@ class DatasetChoice:
         pairs = PairList(self.pairs[i] for i in self.part(which))
         if not pairs:
             raise ValueError(f"which={which!r}: no pair is {which}")
-        return Path(export_pairs(pairs, Path(path).expanduser(), format=format)), len(pairs)
+        path = Path(path).expanduser()
+        return Path(export_pairs(pairs, path, format=format, overwrite=overwrite)), len(pairs)
 
     def details(self) -> PairResult:
         """Return the state of the picked pair alone: tokens, predictions; measured when asked.

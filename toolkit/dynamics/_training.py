@@ -149,7 +149,7 @@ class TrainingRun:
         self.predict, self.forces = predict, forces
         self.max_grad_norm, self.checkpoint_every = max_grad_norm, checkpoint_every
         self.stopped = False
-        self._pairs, watched, left_out = given.trained_and_watched(policy, pairs, probes, on_error)
+        self._pairs, watched, known = given.trained_and_watched(policy, pairs, probes, on_error)
         self._probes = watched or self._pairs[:WATCHED]
         self._schedule = _schedule(len(self._pairs), batch_size, steps, seed)
         self.policy = trained_policy(policy, in_place, lora, seed)
@@ -169,7 +169,7 @@ class TrainingRun:
             "update_rule": rule.name,
             "steps": steps,
             "batch_size": batch_size,
-            "skipped": left_out,
+            **known,
             "seed": seed,
             "max_grad_norm": max_grad_norm,
             "lora": None if lora is None else dict(lora),

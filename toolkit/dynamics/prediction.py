@@ -99,7 +99,7 @@ def predict_step(
     positive("max_grad_norm", max_grad_norm, optional=True)
     check_loss(loss, hparams)
     rule = check_rule(update_rule)
-    encoded, watched, left_out = given.trained_and_watched(policy, pairs, probes, on_error)
+    encoded, watched, known = given.trained_and_watched(policy, pairs, probes, on_error)
     watched = watched or encoded
     recipe = _optimizers.Recipe(optimizer, lr, weight_decay, optimizer_options, state)
     selected = recipe.moved(policy.parameters_in(params))
@@ -120,7 +120,7 @@ def predict_step(
     frame.attrs.update(recipe.to_attrs())
     frame.attrs.update(
         update_rule=rule.name,
-        skipped=left_out,
+        **known,
         batch_size=len(encoded),
         batch_loss=float(batch.weights.losses.mean()),
         grad_norm=batch.norm,

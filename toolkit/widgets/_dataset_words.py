@@ -12,16 +12,9 @@ from toolkit.dataset.scores import UNMEASURED
 from toolkit.measurement import PairResult
 from toolkit.plots import REGIMES, html_text, number, visible_text, visible_token
 from toolkit.widgets import words
-from toolkit.widgets.words import NAMED, one_line, prompt_box, say, short, step_sentence
+from toolkit.widgets.words import one_line, prompt_box, say, step_sentence
 
 CUT = 60  # characters of a text in the table
-STYLE = """<style>
-.de-counts {border-collapse: collapse; font-size: 13px}
-.de-counts th, .de-counts td {padding: 1px 14px 1px 0; text-align: right; font-weight: normal}
-.de-counts th:first-child, .de-counts td:first-child {text-align: left}
-.de-counts tr:first-child th {color: var(--jp-ui-font-color2, #616161); font-size: 12px}
-.de-marker {font-size: 15px; line-height: 1}
-</style>"""
 MARKS = {"ideal": "●", "both_down": "▼", "both_up": "▲", "reversed": "✖", "unchanged": "■"}
 
 
@@ -43,28 +36,11 @@ def note(found: DatasetChoice, skipped_before: int = 0) -> str:
             f"The scores were measured with <b>{html_text(str(theirs))}</b>; the picked pair is "
             f"shown with <b>{html_text(str(ours))}</b>."
         )
-    lost = found.unscored()
-    missing = sum(reason == UNMEASURED for _, reason in lost)
-    if missing:
-        done = len(found.pairs) - missing
-        lines.append(
-            f"<b>{done:,} of {len(found.pairs):,} pairs measured</b>; <code>.measure()</code> goes "
-            "on."
-        )
-    lost = [(id, reason) for id, reason in lost if reason != UNMEASURED]
-    if lost:
-        ids = words.named([id for id, _ in lost], 3)
-        rows = "".join(
-            f"<li>{html_text(visible_token(id))}: {html_text(reason)}</li>"
-            for id, reason in lost[:NAMED]
-        )
-        if len(lost) > NAMED:
-            rows += f"<li>… (<code>.unscored</code> has all {len(lost):,})</li>"
-        lines.append(
-            f"<details><summary><b>{len(lost):,} of {len(found.pairs):,} pairs without {by}</b>, "
-            f"which cannot be kept: {ids} (open for the reasons)</summary>"
-            f"<ul>{rows}</ul></details>"
-        )
+    lost = pd.DataFrame(found.unscored(), columns=["pair_id", "reason"])
+    waiting, total = lost["reason"] == UNMEASURED, len(found.pairs)
+    lines += words.unmeasured(total - int(waiting.sum()), total)
+    without = f"without {by}, which cannot be kept"
+    lines += words.left_out(lost[~waiting], total, without, "unscored")
     return words.quiet(lines + words.skipped_before(skipped_before))
 
 
@@ -74,7 +50,7 @@ def ranking(found: DatasetChoice) -> str:
     scored = counts["kept"] + counts["dropped"]
     first = (
         f"<div><b>kept {counts['kept']:,}</b> of {scored:,} scored (the lowest "
-        f"{short(100 * found.keep)} %, {by} ≤ {short(found.cut)}) · "
+        f"{number(100 * found.keep)} %, {by} ≤ {number(found.cut)}) · "
         f"dropped {counts['dropped']:,} · unscored {counts['unscored']:,} · "
         f"selected {int(found.selected.sum()):,}</div>"
     )
@@ -85,19 +61,15 @@ def _regimes(found: DatasetChoice) -> str:
     table = found.regimes()
     if table is None:
         return '<div class="pe-quiet">these scores hold no regimes</div>'
-    rows = ""
+    rows = []
     for name, row in table.iterrows():
         color = plots.regime_of(name).color
-        mark = f'<span class="de-marker" style="color: {color}">{MARKS.get(name, "●")}</span>'
+        mark = f'<span class="pe-marker" style="color: {color}">{MARKS.get(name, "●")}</span>'
         meaning = REGIMES[name].words if name in REGIMES else ""
-        rows += (
-            f"<tr><td>{mark} {html_text(str(name).replace('_', ' '))} "
-            f'<span class="pe-quiet">{meaning}</span></td>'
-            f"<td>{row['kept']:,}</td><td>{row['all']:,}</td>"
-            f"<td>{100 * row['kept'] / row['all']:.0f} %</td></tr>"
-        )
-    head = "<tr><th>regime</th><th>kept</th><th>all</th><th>kept share</th></tr>"
-    return f'<table class="de-counts">{head}{rows}</table>'
+        said = f'{html_text(str(name).replace("_", " "))} <span class="pe-quiet">{meaning}</span>'
+        share = f"{100 * row['kept'] / row['all']:.0f} %"
+        rows.append((f"{mark} {said}", f"{row['kept']:,}", f"{row['all']:,}", share))
+    return words.table(("regime", "kept", "all", "kept share"), rows, "pe-counts")
 
 
 def _confound(found: DatasetChoice) -> str:
@@ -119,7 +91,7 @@ def detail(alone: PairResult) -> dict[str, str]:
     """The picked pair: sentence, prompt, strips and numbers."""
     return {
         "status": step_sentence(alone),
-        "prompt": prompt_box(alone.pair.prompt_text),
+        "prompt": prompt_box(alone.pair),
         "strips": plots.token_strip_html(alone.tokens(), value="predicted_delta"),
         "numbers": plots.numbers_table(alone.results.frame, picked=alone.pair.id),
     }
@@ -135,7 +107,7 @@ def failed_detail(found: DatasetChoice, error: Exception) -> dict[str, str]:
         f'<div class="pe-words" dir="auto">{html_text(text[:2000])}</div>'
         for name, text in (("chosen", pair.chosen_text), ("rejected", pair.rejected_text))
     )
-    return {"status": said, "prompt": prompt_box(pair.prompt_text[:5000]), "strips": texts,
+    return {"status": said, "prompt": prompt_box(pair, 5000), "strips": texts,
             "numbers": ""}  # fmt: skip
 
 

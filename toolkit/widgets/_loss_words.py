@@ -5,38 +5,31 @@ from __future__ import annotations
 import pandas as pd
 
 from toolkit.loss_comparison import LossComparison
-from toolkit.plots import html_text, visible_token
+from toolkit.plots import html_text, number, visible_token
 from toolkit.widgets import words
-from toolkit.widgets.words import one_line, outcome, prompt_box, say, short, signed
+from toolkit.widgets.words import one_line, outcome, prompt_box, say, signed
 
 NAMED_LOSSES = 4  # losses that a slider names before it counts the rest
-STYLE = """<style>
-.le-hypo {border: 1px dashed #D55E00; border-left: 6px solid #D55E00; padding: 4px 12px}
-.le-moves {max-width: 226px; line-height: 1.25; min-height: 2.5em}
-.le-text {max-height: 4.4em; overflow: auto; overflow-wrap: anywhere; white-space: pre-wrap}
-.le-text b {font-weight: 600}
-</style>"""
 
 
 def header(losses: LossComparison) -> str:
     """The labels of every number shown."""
     return words.header(
         losses.policy.labels(losses.params).to_attrs(),
-        f"learning rate {short(losses.settings.lr)}",
+        f"learning rate {number(losses.settings.lr)}",
         f"<b>{len(losses.frame)} losses</b>, {len(losses.measurement):,} pairs",
     )
 
 
 def note(losses: LossComparison, skipped_before: int = 0) -> str:
     """Which losses and pairs are left out, and why; nothing when none is."""
+    m = losses.measurement
     lines = [
         f"<b>{html_text(name)} is left out</b>: {html_text(reason)}"
         for name, reason in losses.left_out.items()
     ]
-    if losses.measurement.skipped:
-        left_out = words.left_out(losses.measurement)
-        lines.append(f"{left_out} (<code>.skipped</code> has the reasons)")
-    return words.quiet(lines + words.skipped_before(skipped_before))
+    lost = words.left_out(m.skipped_frame, len(m) + len(m.skipped))
+    return words.quiet(lines + lost + words.skipped_before(skipped_before))
 
 
 def sentence(losses: LossComparison) -> str:
@@ -52,7 +45,7 @@ def sentence(losses: LossComparison) -> str:
     return say(
         row["regime"],
         f"<b>pair {html_text(visible_token(losses.pair.id))}</b> — A <b>{name}</b> step{settings} "
-        f"at learning rate {short(losses.settings.lr)} on this pair alone {outcome(row)} "
+        f"at learning rate {number(losses.settings.lr)} on this pair alone {outcome(row)} "
         f"{_why(row)}{odd}"
         f'<span class="pe-quiet">{formula}{rule} First order, plain gradient descent.</span>',
     )
@@ -61,15 +54,15 @@ def sentence(losses: LossComparison) -> str:
 def _why(row: pd.Series) -> str:
     """The ratio of the weights beside the band of the pair."""
     weights = (
-        f"d_chosen {short(row['d_chosen'])}, d_rejected {short(row['d_rejected'])}, "
-        f"ratio {short(row['ratio'])}"
+        f"d_chosen {number(row['d_chosen'])}, d_rejected {number(row['d_rejected'])}, "
+        f"ratio {number(row['ratio'])}"
     )
     if row["d_chosen"] <= 0 or row["d_rejected"] <= 0:
         return f"{weights}; the band of ideal ratios is for positive weights."
     if row["cosine"] <= 0:
-        return f"{weights}; cos = {short(row['cosine'])} ≤ 0: any positive ratio is ideal."
-    band = f"{short(row['band_low'])} … {short(row['band_high'])}"
-    return f"{weights}; ideal for this pair (cos = {short(row['cosine'])}) are ratios of {band}."
+        return f"{weights}; cos = {number(row['cosine'])} ≤ 0: any positive ratio is ideal."
+    band = f"{number(row['band_low'])} … {number(row['band_high'])}"
+    return f"{weights}; ideal for this pair (cos = {number(row['cosine'])}) are ratios of {band}."
 
 
 def rewards(losses: LossComparison) -> str:
@@ -97,16 +90,16 @@ def moves(losses: LossComparison, hparam: str) -> str:
     names = ", ".join(html_text(name) for name in reach[:NAMED_LOSSES])
     more = f" and {len(reach) - NAMED_LOSSES} more" if len(reach) > NAMED_LOSSES else ""
     title = html_text(", ".join(reach))
-    return f'<div class="pe-quiet le-moves" title="{title}">moves {names}{more}</div>'
+    return f'<div class="pe-quiet pe-moves" title="{title}">moves {names}{more}</div>'
 
 
 def texts(losses: LossComparison) -> str:
     """The picked pair's prompt and its two responses."""
     pair = losses.pair
     return (
-        f"{prompt_box(pair.prompt_text)}"
-        f'<div class="le-text"><b>chosen</b>: {_aside(pair.chosen_text)}</div>'
-        f'<div class="le-text"><b>rejected</b>: {_aside(pair.rejected_text)}</div>'
+        f"{prompt_box(pair)}"
+        f'<div class="pe-text"><b>chosen</b>: {_aside(pair.chosen_text)}</div>'
+        f'<div class="pe-text"><b>rejected</b>: {_aside(pair.rejected_text)}</div>'
     )
 
 

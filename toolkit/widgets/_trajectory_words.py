@@ -1,32 +1,26 @@
-"""What the trajectory explorer says in words, as escaped HTML, and its still pictures."""
+"""What the trajectory explorer says in words, as escaped HTML."""
 
 from __future__ import annotations
 
 import math
 
 import pandas as pd
-from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from toolkit import plots
-from toolkit.plots import REGIMES, html_text, visible_token
+from toolkit.dynamics.watched_run import ACTUAL, SINCE, WatchedRun
+from toolkit.plots import REGIMES, html_text, number, visible_token
 from toolkit.widgets import words
-from toolkit.widgets._trajectory_state import ACTUAL, SINCE, TrajectoryState
-from toolkit.widgets.words import failure, say, short, signed
+from toolkit.widgets.words import failure, say, signed
 
-SMALL = ("loss", "margin", "kl")
-TITLES = {"loss": "loss", "margin": "margin of the rewards", "kl": "KL to the reference, nats"}
 LATER = "The flow of probability appears here after the first steps."
 
 
-def _signed(value: float) -> str:
-    return signed(value) if value and not math.isnan(value) else short(value)
-
-
-def header(state: TrajectoryState) -> str:
+def header(state: WatchedRun) -> str:
     """The labels of every number shown: those of the run that made them."""
     s = state.trajectory.settings
     hparams = ", ".join(f"{n} {s[n]:g}" for n in ("beta", "tau", "gamma", "lam") if n in s)
-    rates = " and ".join(map(short, s["lr"] if isinstance(s["lr"], list) else [s["lr"]]))
+    rates = " and ".join(map(number, s["lr"] if isinstance(s["lr"], list) else [s["lr"]]))
     return words.header(
         s,
         f"loss: {html_text(str(s['loss_name']))}{f' ({html_text(hparams)})' if hparams else ''}",
@@ -37,7 +31,7 @@ def header(state: TrajectoryState) -> str:
     )
 
 
-def note(state: TrajectoryState) -> str:
+def note(state: WatchedRun, skipped_before: int = 0) -> str:
     """What is wrong or waiting: an error in a step, settings that are not used yet."""
     lines = []
     if state.error is not None:
@@ -56,27 +50,30 @@ def note(state: TrajectoryState) -> str:
             f"<b>Stopped after {state.done} of {state.total} steps</b>; everything up to there is "
             "kept. Run starts again from step 0."
         )
+    lines += words.left_out(state.trajectory.skipped) + words.skipped_before(skipped_before)
     return words.quiet(lines, ' role="status"')
 
 
-def progress(state: TrajectoryState, running: bool) -> str:
+def progress(state: WatchedRun, running: bool) -> str:
     """How far the run is, how long it will take and what it keeps."""
     told = f"{state.done} of {state.total} steps"
     pace = state.seconds_a_step
     if not state.finished and math.isfinite(pace) and not state.stopped:
-        told += f", about {_clock(state.seconds_left)} {'left' if running else 'to go'}"
+        told += (
+            f", about {tqdm.format_interval(state.seconds_left)} {'left' if running else 'to go'}"
+        )
         told += f" ({pace:.2g} s a step)"
     elif not state.finished and not state.stopped:
         told += f", time known after one; keeps {state.kept_bytes / 2**20:.0f} MiB"
     return told
 
 
-def sentence(state: TrajectoryState) -> str:
+def sentence(state: WatchedRun) -> str:
     """What training has done to the picked probe so far, and what the last step was."""
     rows, (predicted, real), step = state.rows, state.regimes, state.step
     name = f"<b>probe {html_text(visible_token(state.id))}</b>"
     if step == 0:
-        starts = [f"{side} {short(rows.loc[side, 'logps'])}" for side in rows.index]
+        starts = [f"{side} {number(rows.loc[side, 'logps'])}" for side in rows.index]
         text = f"{name} — Step 0, the start: log π is {' and '.join(starts)} nats."
         if not state.done:
             text += " Press Run to train."
@@ -102,7 +99,7 @@ def sentence(state: TrajectoryState) -> str:
     return say(real, f"{text}. {quiet}</span>")
 
 
-def numbers(state: TrajectoryState) -> str:
+def numbers(state: WatchedRun) -> str:
     """The shown step's numbers, of the picked probe and of the mean over all probes."""
     f = state.frame
     mean = f.groupby(["step", "side"])[NUMERIC].mean()
@@ -111,36 +108,33 @@ def numbers(state: TrajectoryState) -> str:
         parts.append((f"mean of {len(state.ids)}", mean.loc[state.step], mean.loc[0]))
     sides = ("chosen", "rejected")
     cells = [(now.loc[side], start.loc[side]) for _, now, start in parts for side in sides]
-    lines = []
-    for title, (show, value) in LINES.items():
-        texts = "".join(f"<td>{show(value(now, start))}</td>" for now, start in cells)
-        lines.append(f"<tr><td>{title}</td>{texts}</tr>")
+    rows = [
+        (title, *(show(value(now, start)) for now, start in cells))
+        for title, (show, value) in LINES.items()
+    ]
     above = "".join(f'<th colspan="2">{html_text(name)}</th>' for name, *_ in parts)
-    below = "".join(f"<th>{side}</th>" for _ in parts for side in sides)
-    return (
-        f'<table class="pe-ranks"><tr><th></th>{above}</tr>'
-        f"<tr><th>step {state.step}</th>{below}</tr>{''.join(lines)}</table>"
-    )
+    table = words.table((f"step {state.step}", *sides * len(parts)), rows)
+    return table.replace("<tr>", f"<tr><th></th>{above}</tr><tr>", 1)
 
 
 NUMERIC = ["logps", "predicted_logps", "predicted_delta", "actual_delta", "loss", "margin", "kl"]
 LINES = {
-    "log π, nats": (short, lambda now, start: now["logps"]),
-    "change since the start": (_signed, lambda now, start: now["logps"] - start["logps"]),
-    "&emsp;all predictions": (_signed, lambda now, start: now["predicted_logps"] - start["logps"]),
-    "change in this step": (_signed, lambda now, start: now["actual_delta"]),
-    "&emsp;predicted": (_signed, lambda now, start: now["predicted_delta"]),
-    "loss": (short, lambda now, start: now["loss"]),
-    "margin of the rewards": (short, lambda now, start: now["margin"]),
-    "KL to the reference": (short, lambda now, start: now["kl"]),
+    "log π, nats": (number, lambda now, start: now["logps"]),
+    "change since the start": (signed, lambda now, start: now["logps"] - start["logps"]),
+    "&emsp;all predictions": (signed, lambda now, start: now["predicted_logps"] - start["logps"]),
+    "change in this step": (signed, lambda now, start: now["actual_delta"]),
+    "&emsp;predicted": (signed, lambda now, start: now["predicted_delta"]),
+    "loss": (number, lambda now, start: now["loss"]),
+    "margin of the rewards": (number, lambda now, start: now["margin"]),
+    "KL to the reference": (number, lambda now, start: now["kl"]),
 }
 
 
-def strips(state: TrajectoryState, scale: float | None) -> str:
+def strips(state: WatchedRun, color: str) -> str:
     """The picked probe's tokens at the shown step, on a scale that holds for all steps."""
-    tokens = state.tokens()
+    tokens, scale = state.tokens(), state.largest(color == "since_start")
     tokens.attrs = {}  # the header says them
-    if state.color == "since_start":
+    if color == "since_start":
         return plots.token_strip_html(tokens, value=SINCE, vmax=scale)
     if state.step == 0:
         return '<div class="pe-quiet">Step 0 is the start: no step led here.</div>'
@@ -150,7 +144,7 @@ def strips(state: TrajectoryState, scale: float | None) -> str:
     return "".join(shown)
 
 
-def flow_words(state: TrajectoryState) -> str:
+def flow_words(state: WatchedRun) -> str:
     """Between which two states the flow of probability is measured."""
     kept = state.kept_step
     if kept is None:
@@ -164,41 +158,7 @@ def flow_words(state: TrajectoryState) -> str:
     )
 
 
-def flow_figure(state: TrajectoryState) -> Figure:
-    """The tokens that gained and lost most."""
-    frame = state.flow().copy()
-    frame.attrs = {}
-    figure = Figure(figsize=(5.2, 4.0), layout="constrained")
-    plots.mass_flow(frame, top=6, ax=figure.subplots())
-    return figure
-
-
-def draw_lines(figure: Figure, state: TrajectoryState) -> list:
-    """Draw the run into a figure: mean and picked probe, then loss, margin and KL."""
-    figure.clear()
-    frame, steps = state.frame.copy(), max(state.total, len(state.trajectory))
-    frame.attrs = {}
-    places = [["mean"] * 3 + ["picked"] * 3, ["loss"] * 2 + ["margin"] * 2 + ["kl"] * 2]
-    axes = figure.subplot_mosaic(places, height_ratios=[1.65, 1])
-    common = {"step": state.step, "steps": steps}
-    plots.trajectory(frame, ax=axes["mean"], **common)
-    plots.trajectory(frame, picked=state.id, ax=axes["picked"], **common)
-    for value in SMALL:
-        ax = plots.trajectory(frame, value=value, ax=axes[value], **common)
-        if len(state.ids) > 1:
-            plots.trajectory(frame, value=value, picked=state.id, ax=ax, **common)
-        ax.set_title(TITLES[value], loc="left", fontsize=9)
-        ax.set_ylabel("")
-        ax.tick_params(labelsize=8)
-    axes["mean"].set_xlabel("")
-    axes["picked"].set(xlabel="", ylabel="")
-    for name in ("margin", "kl"):
-        if axes[name].get_legend():
-            axes[name].get_legend().remove()
-    return list(axes.values())
-
-
-def _start(state: TrajectoryState) -> pd.DataFrame:
+def _start(state: WatchedRun) -> pd.DataFrame:
     f = state.frame
     return f[(f["step"] == 0) & (f["pair_id"] == state.id)].set_index("side")
 
@@ -207,7 +167,7 @@ def _moved(change: float, loud: bool = False) -> str:
     if not change:
         return "where it was"
     word = "up" if change > 0 else "DOWN" if loud else "down"
-    return f"{word} by {short(abs(change))} nats"
+    return f"{word} by {number(abs(change))} nats"
 
 
 def _regime(name: str | None) -> str:
@@ -217,8 +177,3 @@ def _regime(name: str | None) -> str:
 
 def _two(changes: pd.Series) -> str:
     return " and ".join(signed(changes[side]) for side in ("chosen", "rejected"))
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole} s" if whole < 100 else f"{whole // 60}:{whole % 60:02d} min"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ipywidgets as w
+import numpy as np
 import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
@@ -21,13 +22,12 @@ from toolkit.scoring import FilteredPairs
 from toolkit.widgets import _dataset_words as text
 from toolkit.widgets.explorer import Explorer
 from toolkit.widgets.pair_explorer import PairExplorer
-from toolkit.widgets.panels.controls import WIDE, arrows, column, dropdown, number, row
+from toolkit.widgets.panels.controls import WIDE, column, dropdown
 from toolkit.widgets.panels.export import ExportRow
 from toolkit.widgets.panels.figure import Picture, Still, image_html
 from toolkit.widgets.panels.pair_tabs import PairTabs
 from toolkit.widgets.panels.panel import Panel, Text
 from toolkit.widgets.panels.pointer import Pointer
-from toolkit.widgets.panels.table import PartTable
 
 COLUMNS = {"x": "across", "y": "up", "by": "rank by"}
 
@@ -79,8 +79,6 @@ class DatasetExplorer(Explorer):
     by = traitlets.Any(help="column that the filter ranks by")
     keep = traitlets.Any(help="share of the scored pairs that the filter keeps, in (0, 1]")
 
-    style = text.STYLE
-
     def __init__(
         self,
         policy: Policy,
@@ -95,25 +93,31 @@ class DatasetExplorer(Explorer):
         live: bool = True,
     ):
         check_policy(policy)
-        super().__init__()
-        self._skipped_before = len(getattr(pairs, "skipped", ()))
+        super().__init__(pairs)
         pairs, columns = check_pairs(pairs, text=True), {"x": x, "y": y, "by": by}
         share(keep)
         if scores is None:
             check_columns(policy, pairs, columns)
         self.choice = DatasetChoice(policy, Scores(policy, pairs, scores), **columns, keep=keep)
+        self.ids = self.choice.ids
         if selection is not None:
             self.choice.index = self.choice.place_of(selection)
         self._found: tuple[int, dict[str, str]] | None = None
-        self._follow()
+        self.follow()
         self._build(live)
 
     # ----------------------------------------------------------------- traits
 
+    def chosen(self) -> dict[str, object]:
+        """Return what is picked and set, as the traits have it."""
+        choice = self.choice
+        return {**choice.columns, "keep": choice.keep, "selection": choice.pair.id,
+                "selected_ids": choice.selected_ids()}  # fmt: skip
+
     @traitlets.validate("selection", "selected_ids", "x", "y", "by", "keep")
     def _check(self, proposal) -> object:
         name, value, choice = proposal["trait"].name, proposal["value"], self.choice
-        if self.quiet:  # our own
+        if self.quiet:  # it follows the results
             return value
         if name == "selection":
             choice.index = choice.place_of(value)
@@ -123,25 +127,12 @@ class DatasetExplorer(Explorer):
             choice.keep = value
         else:
             choice.set_column(name, value)
-        return self._chosen()[name]
+        return self.chosen()[name]
 
-    def _chosen(self) -> dict[str, object]:
-        """What is chosen, as the traits have it."""
-        choice = self.choice
-        picked, selected = choice.ids[choice.index], choice.selected_ids()
-        return {**choice.columns, "keep": choice.keep, "selection": picked,
-                "selected_ids": selected}  # fmt: skip
-
-    def _follow(self) -> None:
-        self.take(**self._chosen())
-
-    def compute(self, name: str) -> None:
-        """Let the table follow the filter, where it shows a part that the filter makes."""
-        part = self._part.value
-        if name == "keep" and part in ("kept", "dropped"):
-            self.show("rows")
-        if name == "selected_ids" and part == "selected":
-            self.show("part")
+    @property
+    def index(self) -> int:
+        """Place of the picked pair."""
+        return self.choice.index
 
     @property
     def pair(self) -> PreferencePair:
@@ -158,14 +149,12 @@ class DatasetExplorer(Explorer):
         for name, ends in (("x", x), ("y", y)):
             if isinstance(ends, str) or len(ends) != 2:
                 raise ValueError(f"{name} must be two numbers, received {ends!r}")
-        self.choice.select_box(x, y)
-        self.selected_ids = self.choice.selected_ids()
+        self.selected_ids = self.choice.ids_in_box(x, y)
         return self.selected_ids
 
     def select_outline(self, corners: Sequence[tuple[float, float]]) -> list[str]:
         """Select the pairs inside an outline, as drawing one does; return their ids."""
-        self.choice.select_outline(corners)
-        self.selected_ids = self.choice.selected_ids()
+        self.selected_ids = self.choice.ids_in_outline(corners)
         return self.selected_ids
 
     def explore(self, **options) -> PairExplorer:
@@ -175,7 +164,7 @@ class DatasetExplorer(Explorer):
             **options: Options of the PairExplorer.
         """
         places = self.choice.part("selected")
-        places = places if len(places) else [self.choice.index]
+        places = places if len(places) else [self.index]
         return PairExplorer(self.choice.policy, [self.choice.pairs[i] for i in places], **options)
 
     def kept(self) -> FilteredPairs:
@@ -192,13 +181,18 @@ class DatasetExplorer(Explorer):
         self.choice.scores.measure()
         self.choice.update()
         self._found = None
-        self._follow()
+        self.follow()
         self.show()
         self.write_copy()
         return self
 
     def export(
-        self, path: str | os.PathLike, *, format: str = "jsonl", which: str = "kept"
+        self,
+        path: str | os.PathLike,
+        *,
+        format: str = "jsonl",
+        which: str = "kept",
+        overwrite: bool = False,
     ) -> Path:
         """Write the kept or the selected pairs as ``export_pairs`` does; return the path.
 
@@ -206,21 +200,24 @@ class DatasetExplorer(Explorer):
             path: File to write.
             format: "jsonl" or "parquet".
             which: "kept" or "selected".
+            overwrite: Replace a file that is already there.
 
         Raises:
-            ValueError: If an argument is not allowed, or no pair is selected.
+            ValueError: If an argument is not allowed, the file is there already, or no pair is
+                selected.
             OSError: If the file cannot be written.
         """
-        return self.exporter.export(path, format, which)
+        return self.choice.export(path, format, which, overwrite)[0]
 
     # ----------------------------------------------------------------- panels
 
     def _build(self, live: bool) -> None:
         choice, columns = self.choice, list(COLUMNS)
-        self.table = PartTable(lambda place: self.event(self._pick, place), page=10)
+        self.add_picker(page=10, buttons=3)  # numbers of five digits need the room of two buttons
         self.map, self.histograms = Picture(500, 430, live=live), Picture(500, 330, live=live)
         self.pointer = Pointer(
-            self.map, self.event, places=choice.places, pick=self._pick, walk=self._walk,
+            self.map, self.event, places=choice.places, pick=self.pick,
+            walk=lambda axis, by: self.pick(choice.neighbour(axis, by)),
             box=self.select_box, outline=self.select_outline,
             clear=lambda: setattr(self, "selected_ids", []),
         )  # fmt: skip
@@ -230,76 +227,69 @@ class DatasetExplorer(Explorer):
         self.panels = {
             "header": Text(lambda: text.header(choice)),
             "note": Text(
-                lambda: text.note(choice, self._skipped_before), on=filtered, widget=self.note
+                lambda: text.note(choice, self.skipped_before), on=filtered, widget=self.note
             ),
-            "histograms": Panel(self._draw_histograms, on=filtered),
+            "histograms": Panel(
+                self._draw_histograms, on=filtered,
+                widget=column(self.histograms.widget, flex="0 0 auto"),
+            ),
             "map": Panel(
-                self._draw_map, self._pictures_html, on=[*filtered, "selection", "selected_ids"]
+                self._draw_map, self._pictures_html, on=[*filtered, "selection", "selected_ids"],
+                widget=column(self.map.widget, flex="0 0 auto"),
             ),
             "ranking": Text(lambda: text.ranking(choice), on=[*filtered, "selected_ids"]),
             **{
                 name: Text(lambda name=name: self._details()[name], on=["selection"])
                 for name in ("status", "prompt", "strips", "numbers")
             },
-            "tabs": Panel(self._draw_tabs, on=["selection"]),
-            "table": Panel(self._draw_table, on=["part"], late=[*columns, "rows"]),
+            "tabs": Panel(self._draw_tabs, on=["selection"], widget=self._more),
+            "table": Panel(
+                self._draw_table, on=["part", "selected_ids"], late=filtered,
+                widget=column(self.table.widget, width="100%"),
+            ),
             # Last, because turning to its page keeps the browser busy in a long table.
-            "row": Panel(lambda _: self.table.mark(choice.index), on=["selection"]),
-        }
+            "row": Panel(lambda _: self.table.select(self.index), on=["selection"]),
+        }  # fmt: skip
         self._build_controls()
         self._lay_out()
 
     def _build_controls(self) -> None:
         names = {name: plots.visible_text(name.replace("_", " ")) for name in self.choice.numbers}
-        self._columns = {name: dropdown(words, names, 235) for name, words in COLUMNS.items()}
-        for name, control in self._columns.items():
-            self.bind(name, control)
-        self._keep = w.FloatSlider(
+        for name, words in COLUMNS.items():
+            self.bind(name, dropdown(words, names, 235))
+        keep = w.FloatSlider(
             100, min=0.5, max=100, step=0.5, readout_format=".1f", style=WIDE,
             description="keep the lowest, %", layout={"width": "400px"},
         )  # fmt: skip
         self.bind(
-            "keep", self._keep, show=lambda share: round(100 * share, 4),
+            "keep", keep, show=lambda share: round(100 * share, 4),
             read=lambda percent: round(percent / 100, 6),
         )  # fmt: skip
-        ids = self.choice.ids
-        self._choose = number(f"pair 1 … {len(ids):,}", len(ids), 172)
-        self.bind(
-            "selection", self._choose,
-            show=lambda id: self.choice.place_of(id) + 1, read=lambda place: ids[place - 1],
-        )  # fmt: skip
-        self._arrows = arrows("row", lambda by: self.event(self._step, by))
-        self._part = dropdown("rows", PARTS, 128)
-        self._part.observe(lambda _: self.event(self.show, "part"), "value")
+        part = self.parts["part"] = dropdown("rows", PARTS, 128)
+        part.observe(lambda _: self.event(self.show, "part"), "value")
 
     def _lay_out(self) -> None:
         top = {"align_items": "flex-start", "grid_gap": "4px 14px"}
         side = {"flex": "1 1 380px", "min_width": "0", "grid_gap": "6px"}
         wide = {"grid_gap": "4px 14px"}
-        part = {n: p.widget for n, p in self.panels.items() if isinstance(p, Text)}
-        rows = row(*self._arrows, self._choose, self._part, grid_gap="4px 4px")
-        table = column(rows, self.table.widget, **side)
-        axes = row(self._columns["x"], self._columns["y"], **wide)
-        picture = column(self.map.widget, axes, self.pointer.widget, flex="0 0 auto")
-        ranks = row(self._columns["by"], self._keep, **wide)
-        filters = column(ranks, part["ranking"], self.exporter.widget, **side)
-        columns = column(self.histograms.widget, flex="0 0 auto")
-        root = column(
-            part["header"], part["note"], row(table, picture, **top), row(filters, columns, **top),
-            part["status"], part["prompt"], self._more,
-            width="100%", grid_gap="6px",
+        rows = self.beside("previous", "next", "choose", "part", grid_gap="4px 4px")
+        scatter = self.below(
+            "map", self.beside("x", "y", **wide), self.pointer.widget, flex="0 0 auto"
+        )
+        ranks = self.below(
+            self.beside("by", "keep", **wide), "ranking", self.exporter.widget, **side
+        )
+        self.open(
+            "header", "note",
+            self.beside(self.below(rows, "table", **side), scatter, **top),
+            self.beside(ranks, "histograms", **top),
+            "status", "prompt", "tabs",
         )  # fmt: skip
-        self.open(root, {
-            "de-explorer": root, "pe-table": table, "pe-choose": self._choose, "de-map": picture,
-            "de-histograms": columns, "de-ranking": part["ranking"], "de-keep": self._keep,
-            "de-part": self._part, "de-previous": self._arrows[0], "de-next": self._arrows[1],
-            **{f"de-{name}": control for name, control in self._columns.items()},
-        })  # fmt: skip
 
     def _details(self) -> dict[str, str]:
         """The picked pair in words; made once for all panels that show it."""
-        if self._found is None or self._found[0] != self.choice.index:
-            self._found = self.choice.index, text.details_of(self.choice)
+        if self._found is None or self._found[0] != self.index:
+            self._found = self.index, text.details_of(self.choice)
         return self._found[1]
 
     def _draw_tabs(self, changed: frozenset[str]) -> None:
@@ -312,39 +302,41 @@ class DatasetExplorer(Explorer):
             return
         if self._tabs is None:
             # Among others the scatter ranks the pair, no tab.
-            tokens = w.VBox([strips, numbers])
-            self._tabs = PairTabs(self.choice.details, tokens, self.event, rank=False)
+            self._tabs = PairTabs(
+                self.choice.details, w.VBox([strips, numbers]), self.event, rank=False
+            )
         self._more.children = [self._tabs.widget]
         self._tabs.show()
 
     def _draw_map(self, changed: frozenset[str]) -> None:
-        frame, axes = self.choice.plot_frame(), self.map.figure.axes
+        frame = self.choice.plot_frame()
         with self.map.changing():
+            axes = self.map.axes(anew=not changed)
             if not changed:
-                self.map.figure.clear()
-                axes = [self.map.figure.subplots()]
-                labelled = self._labelled(frame)
-                plots.score_scatter(labelled, x=self.x, y=self.y, ax=axes[0])
-                self.pointer.attach(axes[0])
-            plots.score_scatter(frame, **self._scatter(), ax=axes[0])
+                plots.score_scatter(self._labelled(frame), x=self.x, y=self.y, ax=axes)
+                self.pointer.attach(axes)
+            plots.score_scatter(frame, **self._scatter, ax=axes)
             if not changed or "y" in changed:  # other labels need another room
                 self.map.lay_out(w_pad=0.08)
             self.map.redraw()
 
     def _draw_histograms(self, changed: frozenset[str]) -> None:
-        frame, axes = self.choice.plot_frame(), self.histograms.figure.axes
+        frame = self.choice.plot_frame()
         with self.histograms.changing():
-            if not changed:
-                self.histograms.figure.clear()
-                axes = self.histograms.figure.subplots(1, 2)
+            axes = self.histograms.axes(1, 2, anew=not changed)
             for side, ax in zip(("x", "y"), axes, strict=True):
-                shown = getattr(self, side)
-                plots.score_histogram(frame, shown, cut=self._cut(side), ax=ax)
+                self._draw_histogram(frame, side, ax)
                 ax.set_ylabel("pairs" if side == "x" else "")
                 ax.xaxis.label.set_fontsize(9)
             if not changed or changed & {"x", "y"}:
                 self.histograms.lay_out(w_pad=0.08)
             self.histograms.redraw()
+
+    def _draw_histogram(self, frame: pd.DataFrame, side: str, ax) -> None:
+        """Draw one column; the cut is where the filter ranks by it."""
+        name = getattr(self, side)
+        cut = self.choice.cut if name == self.by else None
+        plots.score_histogram(frame, name, cut=cut, ax=ax)
 
     def _labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The frame with the labels of the scores, for a caption."""
@@ -352,30 +344,20 @@ class DatasetExplorer(Explorer):
         frame.attrs.update(self.choice.frame.attrs)
         return frame
 
+    @property
     def _scatter(self) -> dict[str, object]:
         return {**self.choice.columns, "cut": self.choice.cut, "picked": self.selection}
 
-    def _cut(self, side: str) -> float | None:
-        """The cut, if this side of the scatter is what the filter ranks by."""
-        return self.choice.cut if getattr(self, side) == self.by else None
-
     def _draw_table(self, changed: frozenset[str]) -> None:
-        places = self.choice.part(self._part.value)
-        self.table.show_part(places, text.table_frame(self.choice, places), self.choice.index)
-
-    # ----------------------------------------------------------------- what the user does
-
-    def _pick(self, place: int) -> None:
-        self.selection = self.choice.ids[place]
-
-    def _walk(self, axis: int, by: int) -> None:
-        self._pick(self.choice.neighbour(axis, by))
-
-    def _step(self, by: int) -> None:
-        """Pick the next row of the table, round its end."""
-        place = self.table.place_beside(self.choice.index, by)
-        if place is not None:
-            self._pick(place)
+        """Show the rows of the part; a selection or a share may leave them as they are."""
+        places = self.choice.part(self.parts["part"].value)
+        if (
+            changed
+            and changed <= {"keep", "selected_ids"}
+            and (np.array_equal(places, self.table.places))
+        ):
+            return
+        self.table.show(text.table_frame(self.choice, places), self.index, places)
 
     # ----------------------------------------------------------------- results without a screen
 
@@ -385,18 +367,18 @@ class DatasetExplorer(Explorer):
 
     def figure(self) -> Figure:
         """Return a still figure: the scatter and the histograms of its two columns."""
-        return self._drawn(Still(figsize=(13, 6), layout="constrained"))
+        return self._paint(Still(figsize=(13, 6), layout="constrained"))
 
     def _pictures_html(self) -> str:
-        figure = self._drawn(Figure(figsize=(10, 5), layout="constrained"))
+        figure = self._paint(Figure(figsize=(10, 5), layout="constrained"))
         return image_html(figure, "scatter and histograms of the scores")
 
-    def _drawn(self, figure: Figure) -> Figure:
+    def _paint(self, figure: Figure) -> Figure:
         axes = figure.subplot_mosaic([["map", "x"], ["map", "y"]], width_ratios=[1.5, 1])
         frame = self.choice.plot_frame()
-        plots.score_scatter(self._labelled(frame), **self._scatter(), ax=axes["map"])
+        plots.score_scatter(self._labelled(frame), **self._scatter, ax=axes["map"])
         for side in ("x", "y"):
-            plots.score_histogram(frame, getattr(self, side), cut=self._cut(side), ax=axes[side])
+            self._draw_histogram(frame, side, axes[side])
         return figure
 
     def __repr__(self) -> str:

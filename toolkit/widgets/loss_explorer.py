@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import ipywidgets as w
 import numpy as np
@@ -14,27 +14,16 @@ from toolkit import plots
 from toolkit.checks import positive
 from toolkit.gradients import PairStats
 from toolkit.loss_comparison import SHIFTS, LossComparison
-from toolkit.measurement import Measurement, close_to
+from toolkit.measurement import Measurement
 from toolkit.model import Params, Policy
-from toolkit.model.inputs import skipped_frame, skipped_pairs
 from toolkit.pairs import PreferencePair
 from toolkit.widgets import _loss_words as text
+from toolkit.widgets import words
 from toolkit.widgets.explorer import Explorer
-from toolkit.widgets.panels.controls import (
-    WIDE,
-    arrows,
-    button,
-    column,
-    dropdown,
-    log_slider,
-    number,
-    put,
-    row,
-)
+from toolkit.widgets.panels.controls import WIDE, button, column, dropdown, log_slider, put
 from toolkit.widgets.panels.figure import Picture, Still, image_html, pointed_at
 from toolkit.widgets.panels.ladder import DEFAULT, ladder, rung
 from toolkit.widgets.panels.panel import Panel, Text
-from toolkit.widgets.panels.table import PairTable
 
 FIRST = ("beta", "gamma", "lam", "alpha")  # the others are behind a fold
 SETTINGS = ("hparams", "lr", "shift")
@@ -91,11 +80,10 @@ class LossExplorer(Explorer):
 
     selection = traitlets.Any(help="id of the picked pair")
     loss = traitlets.Any(help="name of the picked loss")
+    beta = traitlets.Any(help="β of every loss that has one, None where each has its default")
     hparams = traitlets.Any(help="the hyper-parameters that were set; others are at their defaults")
     lr = traitlets.Any(help="learning rate of the predicted step")
     shift = traitlets.Any(help="hypothetical changes of the two log-probabilities, nats")
-
-    style = text.STYLE
 
     def __init__(
         self,
@@ -113,90 +101,63 @@ class LossExplorer(Explorer):
     ):
         if lr is not None:
             positive("lr", lr)
-        super().__init__()
+        super().__init__(pairs)
         measurement = Measurement(policy, pairs, params, stats)
-        self._skipped_before = len(getattr(pairs, "skipped", ()))
-        self.losses = LossComparison(measurement, losses)
+        self.ids, self.losses = measurement.ids, LossComparison(measurement, losses)
         if beta is not None and (beta != 0.1 or self.losses.reach("beta")):
             hparams["beta"] = beta
         place = None if selection is None else measurement.place_of(selection)
         self.losses.begin(hparams, lr, place)
-        self._follow()
+        self.follow()
         self._build(live)
 
     # ----------------------------------------------------------------- traits
 
-    @traitlets.validate("selection")
-    def _check_selection(self, proposal) -> str:
-        if self.quiet:  # our own
-            return proposal["value"]
-        place = self.losses.measurement.place_of(proposal["value"])
-        if place != self.losses.index:
-            if not self.losses.is_measured(place):
-                self.panels["status"].widget.value = text.say(None, "Measuring this pair …")
-            try:
-                self.losses.pick(place)
-            except BaseException:
-                self.show("selection")
-                raise
-        return proposal["value"]
+    def chosen(self) -> dict[str, object]:
+        """Return what is picked and set, as the traits have it."""
+        found = self.losses.settings
+        return {
+            "selection": self.ids[self.losses.index],
+            "loss": self.losses.loss,
+            "beta": found.hparams.get("beta"),
+            "hparams": dict(found.hparams),
+            "lr": found.lr,
+            "shift": (found.chosen_shift, found.rejected_shift),
+        }
 
-    @traitlets.validate("loss")
-    def _check_loss(self, proposal) -> str:
-        if self.quiet:  # our own
-            return proposal["value"]
-        name = getattr(proposal["value"], "__name__", proposal["value"])
-        names = self.losses.frame["loss_name"].tolist()
-        if name not in names:
-            reason = self.losses.left_out.get(name)
-            why = f"is left out ({reason})" if reason else "is none of these losses"
-            raise ValueError(f"loss={name!r} {why}; close to it: {close_to(name, names)}")
-        self.losses.loss = name
-        return name
-
-    @traitlets.validate("lr", "hparams", "shift")
-    def _check_setting(self, proposal) -> object:
+    @traitlets.validate("selection", "loss", "beta", "hparams", "lr", "shift")
+    def _check(self, proposal) -> object:
         name, value = proposal["trait"].name, proposal["value"]
-        if self.quiet:
+        if self.quiet:  # it follows the results
             return value
-        if name == "hparams":
-            dropped = dict.fromkeys(self.losses.settings.hparams)
-            self.losses.set({**dropped, **value})
-        elif name == "lr":
+        if name == "selection":
+            self._measure(self.losses.measurement.place_of(value))
+        elif name == "loss":
+            self.losses.pick_loss(getattr(value, "__name__", value))
+        elif name == "hparams":
+            self.losses.set({**dict.fromkeys(self.hparams), **value})
+        elif name != "shift":
             self.losses.set({name: value})
         elif not isinstance(value, (tuple, list)) or len(value) != 2:
             raise ValueError(f"shift must be two numbers (chosen, rejected), received {value!r}")
         else:
             self.losses.set(dict(zip(SHIFTS, value, strict=True)))
-        return self._settings()[name]
+        return self.chosen()[name]
 
-    def _settings(self) -> dict[str, object]:
-        """The settings as the traits have them."""
-        found = self.losses.settings
-        shift = found.chosen_shift, found.rejected_shift
-        return {"hparams": dict(found.hparams), "lr": found.lr, "shift": shift}
+    def _measure(self, place: int) -> None:
+        if place == self.losses.index:
+            return
+        if not self.losses.is_measured(place):
+            self.panels["status"].widget.value = words.say(None, "Measuring this pair …")
+        try:
+            self.losses.pick(place)
+        except BaseException:
+            self.show("selection")
+            raise
 
-    def _follow(self) -> list[str]:
-        """Let the traits follow the results; return the names of those that change."""
-        ids, found = self.losses.measurement.ids, self.losses
-        values = {"selection": ids[found.index], "loss": found.loss, **self._settings()}
-        changed = [name for name, value in values.items() if getattr(self, name) != value]
-        self.take(**{name: values[name] for name in changed})
-        return changed
-
-    def compute(self, name: str) -> None:
+    def compute(self, name: str) -> Iterable[str]:
         """Let the picked loss follow, where settings have left it out."""
-        if name != "loss":
-            self._follow()
-
-    @property
-    def beta(self) -> float | None:
-        """β of every loss that has one, ``None`` where each has its own default; settable."""
-        return self.hparams.get("beta")
-
-    @beta.setter
-    def beta(self, value: float | None) -> None:
-        self.set(beta=value)
+        return self.follow()
 
     def set(self, **settings: float | None) -> None:
         """Change hyper-parameters, ``lr``, ``chosen_shift`` or ``rejected_shift``, in one go.
@@ -208,14 +169,14 @@ class LossExplorer(Explorer):
                 loss takes it; nothing is changed then.
         """
         self.losses.set(settings)
-        changed = self._follow()
+        changed = self.follow()
         if changed:
             self.show(*changed)
 
     def reset(self) -> None:
         """Go back to the settings at the start."""
         self.losses.reset()
-        self._follow()
+        self.follow()
         self.show("fit", *SETTINGS)
 
     @property
@@ -231,12 +192,12 @@ class LossExplorer(Explorer):
     @property
     def skipped(self) -> pd.DataFrame:
         """The pairs that cannot be scored: ``row, pair_id, reason``."""
-        return skipped_frame(skipped_pairs(self.losses.measurement.skipped))
+        return self.losses.measurement.skipped_frame
 
     # ----------------------------------------------------------------- panels
 
     def _build(self, live: bool) -> None:
-        self.pairs = PairTable(lambda place: self.event(self._pick, place), page=4)
+        self.add_picker(page=4)
         height = int(np.clip(110 + 15 * len(self.losses.losses), 380, 640))
         self.map, self.bars = Picture(445, height, live=live), Picture(475, height, live=live)
         self.map.connect("button_press_event", lambda e: self.event(self._point_at_map, e))
@@ -246,116 +207,89 @@ class LossExplorer(Explorer):
         weights = [name for name in every if name != "lr"]
         self.panels = {
             "header": Text(lambda: text.header(found), on=every),
-            "note": Text(
-                lambda: text.note(found, self._skipped_before), on=every, widget=self.note
-            ),
+            "note": Text(lambda: text.note(found, self.skipped_before), on=every, widget=self.note),
             "texts": Text(lambda: text.texts(found), on=["selection"]),
             "status": Text(lambda: text.sentence(found), on=every),
             "rewards": Text(lambda: text.rewards(found), on=every),
-            "map": Panel(self._draw_map, on=[*weights, "fit"]),
-            "bars": Panel(self._draw_bars, self._pictures_html, on=[*every, "fit"]),
+            "map": Panel(self._draw_map, on=[*weights, "fit"], widget=self.map.widget),
+            "bars": Panel(
+                self._draw_bars, self._pictures_html, on=[*every, "fit"], widget=self.bars.widget
+            ),
             "losses": Text(lambda: plots.loss_table_html(found.frame, picked=found.loss), on=every),
             "choice": Panel(self._draw_choice, on=every),
-            "pairs": Panel(lambda _: self.pairs.show(text.table_frame(found), found.index)),
-            "row": Panel(lambda _: self.pairs.select(found.index), on=["selection"]),
+            "table": Panel(
+                lambda _: self.table.show(text.table_frame(found), self.index),
+                widget=column(self.table.widget, width="100%", min_width="0"),
+            ),
+            "row": Panel(lambda _: self.table.select(self.index), on=["selection"]),
         }
-        self._build_settings()
-        self._lay_out()
-
-    def _build_settings(self) -> None:
-        ids = self.losses.measurement.ids
-        self._choose = number(f"pair 1 … {len(ids):,}", len(ids), 170)
-        self.bind(
-            "selection", self._choose,
-            show=lambda id: ids.index(id) + 1, read=lambda place: ids[place - 1],
+        self._build_controls()
+        top = {"align_items": "flex-start"}
+        self.open(
+            "header", "note", "table",
+            self.beside("previous", "next", "choose", "previous-loss", "next-loss", "loss", "reset",
+                     "fit"),
+            "texts", "status",
+            *self._sliders(**top), "lr", "hypo",
+            self.beside("map", "bars", **top), "losses",
         )  # fmt: skip
-        self._loss = dropdown("loss", self.losses.frame["loss_name"], 190)
-        self.bind("loss", self._loss)
-        self._lr = log_slider("learning rate", -6, 0, 360)
-        self.bind("lr", self._lr, read=lambda value: float(f"{value:.3g}"))
-        self._sliders = {name: ladder(name) for name in self.losses.hparams()}
-        for name, slider in self._sliders.items():
-            self._bind_ladder(name, slider)
-        self._shifts = {}
+
+    def _build_controls(self) -> None:
+        self.add_arrows("loss", "previous-loss", "next-loss", self._step_loss)
+        self.bind("loss", dropdown("loss", self.losses.frame["loss_name"], 190))
+        rate = log_slider("learning rate", -6, 0, 360)
+        self.bind("lr", rate, read=lambda value: float(f"{value:.3g}"))
         for place, name in enumerate(SHIFTS):
             slider = w.FloatSlider(
                 0.0, min=-5, max=5, step=0.1, style=WIDE, readout_format="+.1f",
                 description=f"{name.split('_')[0]} has moved by, nats", layout={"width": "400px"},
             )  # fmt: skip
             self.bind(
-                "shift", slider, show=lambda shift, place=place: shift[place],
+                "shift", slider, name, show=lambda shift, place=place: shift[place],
                 change=lambda value, name=name: self.set(**{name: value}),
             )  # fmt: skip
-            self._shifts[name] = slider
-
-    def _bind_ladder(self, name: str, slider: w.SelectionSlider) -> None:
-        def change(value) -> None:
-            self.set(**{name: None if value == DEFAULT else value})
-
-        self.bind("hparams", slider, show=lambda h: rung(slider, name, h.get(name)), change=change)
-
-    def _lay_out(self) -> None:
-        top = {"align_items": "flex-start"}
-        part = {n: p.widget for n, p in self.panels.items() if isinstance(p, Text)}
-        table = column(self.pairs.widget, width="100%", min_width="0")
-        self._previous, self._next = arrows("pair", lambda by: self.event(self._step_pair, by))
-        losses = self._previous_loss, self._next_loss = arrows(
-            "loss", lambda by: self.event(self._step_loss, by)
-        )
-        reset = button(
+        self.parts["reset"] = button(
             "reset", lambda: self.event(self.reset), icon="undo", width=90,
             tip="all settings as at the start",
         )  # fmt: skip
-        self._fit = button(
+        self.parts["fit"] = button(
             "fit scales", lambda: self.event(self.show, "fit"), width=90,
             tip="the scales stay while a slider moves; this fits them anew",
         )  # fmt: skip
-        pair = self._previous, self._next, self._choose
-        choice = row(*pair, *losses, self._loss, reset, self._fit)
-        boxes = {
-            name: column(slider, w.HTML(text.moves(self.losses, name)))
-            for name, slider in self._sliders.items()
-        }
-        settings = [row(*[boxes.pop(name) for name in FIRST if name in boxes], **top)]
-        if boxes:
-            more = w.Accordion([row(*boxes.values(), **top)], selected_index=None)
-            more.set_title(0, "more hyper-parameters")
-            settings.append(more)
         title = w.HTML("<b>Rewards so far</b> (hypothetical: what if training had already moved …)")
-        hypothetical = column(title, row(*self._shifts.values()), part["rewards"])
-        pictures = row(self.map.widget, self.bars.widget, **top)
-        root = column(
-            part["header"], part["note"], table, choice, part["texts"], part["status"],
-            *settings, self._lr, hypothetical, pictures, part["losses"],
-            width="100%", grid_gap="6px",
-        )  # fmt: skip
-        self.open(root, {
-            "le-explorer": root, "le-pairs": table, "le-map": self.map.widget,
-            "le-bars": self.bars.widget, "le-say": part["status"], "le-table": part["losses"],
-            "le-note": self.note, "le-choose": self._choose, "le-prev": self._previous,
-            "le-next": self._next, "le-loss": self._loss, "le-prev-loss": self._previous_loss,
-            "le-next-loss": self._next_loss, "le-lr": self._lr, "le-reset": reset,
-            "le-fit": self._fit, "le-hypo": hypothetical,
-            **{f"le-{name}": slider for name, slider in (self._sliders | self._shifts).items()},
-        })  # fmt: skip
+        self.parts["hypo"] = self.below(title, self.beside(*SHIFTS), "rewards")
+
+    def _sliders(self, **layout: str) -> list[w.Widget]:
+        """The sliders of all hyper-parameters; those of few losses are behind a fold."""
+        boxes = {}
+        for name in self.losses.hparams():
+            slider = ladder(name)
+            self.bind(
+                "hparams", slider, f"hparam-{name}",
+                show=lambda h, name=name, slider=slider: rung(slider, name, h.get(name)),
+                change=lambda v, name=name: self.set(**{name: None if v == DEFAULT else v}),
+            )  # fmt: skip
+            boxes[name] = self.below(slider, w.HTML(text.moves(self.losses, name)))
+        first = self.beside(*[boxes.pop(name) for name in FIRST if name in boxes], **layout)
+        if not boxes:
+            return [first]
+        more = w.Accordion([self.beside(*boxes.values(), **layout)], selected_index=None)
+        more.set_title(0, "more hyper-parameters")
+        return [first, more]
 
     def _draw_choice(self, changed: frozenset[str]) -> None:
         """Offer the losses that there are."""
         names = tuple(self.losses.frame["loss_name"])
-        if self._loss.options != names:
+        if self.parts["loss"].options != names:
             with self.quiet:
-                self._loss.options = names
-                put(self._loss, self.loss)
+                self.parts["loss"].options = names
+                put(self.parts["loss"], self.loss)
 
     def _draw_map(self, changed: frozenset[str]) -> None:
         """Draw the map; its scales stay until another pair is picked or they are to be fitted."""
-        frame, figure = self.losses.frame, self.map.figure
-        fit = not changed or bool(changed & {"selection", "fit"})
+        fit, frame = _fits(changed), self.losses.frame
         with self.map.changing():
-            if fit:
-                figure.clear()
-                figure.subplots()
-            axes = figure.axes[0]
+            axes = self.map.axes(anew=fit)
             plots.loss_map(frame, picked=self.loss, ax=axes)
             if self._make_room(self.map, fit):
                 plots.loss_map(frame, picked=self.loss, ax=axes)
@@ -364,19 +298,18 @@ class LossExplorer(Explorer):
 
     def _draw_bars(self, changed: frozenset[str]) -> None:
         """Draw the bars; a scale that holds too little is fitted too."""
-        frame, figure = self.losses.frame, self.bars.figure
-        limits, fit = plots.delta_limits(frame), not changed or bool(changed & {"selection", "fit"})
+        fit, frame = _fits(changed), self.losses.frame
+        limits = plots.delta_limits(frame)
         with self.bars.changing():
             if fit or limits[1] > self._limits[1] or len(frame) != self._count:
                 fit, self._limits, self._count = True, limits, len(frame)
-                figure.clear()
-                figure.subplots()
-            fitted = {"limits": limits} if fit else {}
-            plots.delta_bars(frame, **self._bar_options(), ax=figure.axes[0], **fitted)
+            axes = self.bars.axes(anew=fit)
+            plots.delta_bars(frame, **self._options, ax=axes, **({"limits": limits} if fit else {}))
             fit |= self._make_room(self.bars, fit)
-            self.bars.move(plots.moving_parts(figure.axes[0]), anew=fit)
+            self.bars.move(plots.moving_parts(axes), anew=fit)
 
-    def _bar_options(self) -> dict[str, object]:
+    @property
+    def _options(self) -> dict[str, object]:
         return {"name": "loss_name", "log": True, "picked": self.loss}
 
     def _make_room(self, picture: Picture, fit: bool) -> bool:
@@ -389,12 +322,6 @@ class LossExplorer(Explorer):
         return True
 
     # ----------------------------------------------------------------- what the user does
-
-    def _pick(self, place: int) -> None:
-        self.selection = self.losses.measurement.ids[place]
-
-    def _step_pair(self, by: int) -> None:
-        self._pick(self.pairs.neighbour(self.losses.index, by))
 
     def _step_loss(self, by: int) -> None:
         names = self.losses.frame["loss_name"].tolist()
@@ -421,18 +348,23 @@ class LossExplorer(Explorer):
 
     def figure(self) -> Figure:
         """Return a still figure: the map with all losses, and what a step of each changes."""
-        return self._drawn(Still(figsize=(13, 5.6), layout="constrained"))
+        return self._paint(Still(figsize=(13, 5.6), layout="constrained"))
 
     def _pictures_html(self) -> str:
-        figure = self._drawn(Figure(figsize=(11.4, 5), layout="constrained"))
+        figure = self._paint(Figure(figsize=(11.4, 5), layout="constrained"))
         return image_html(figure, "map of the losses, and the changes each predicts", 80)
 
-    def _drawn(self, figure: Figure) -> Figure:
+    def _paint(self, figure: Figure) -> Figure:
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
         plots.loss_map(self.losses.frame, picked=self.loss, ax=left)
-        plots.delta_bars(self.losses.frame, **self._bar_options(), ax=right)
+        plots.delta_bars(self.losses.frame, **self._options, ax=right)
         return figure
 
     def __repr__(self) -> str:
         count = len(self.losses.frame)
         return f"LossExplorer({count} losses, picked {self.loss!r} on pair {self.selection!r})"
+
+
+def _fits(changed: frozenset[str]) -> bool:
+    """Whether scales are fitted anew: for another pair, or because the user asks for it."""
+    return not changed or bool(changed & {"selection", "fit"})

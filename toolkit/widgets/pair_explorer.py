@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import ipywidgets as w
 import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from toolkit import plots
 from toolkit.checks import choice, positive
 from toolkit.gradients import PairStats
 from toolkit.measurement import Measurement, PairResult, PairResults, check_step
 from toolkit.model import Params, Policy
-from toolkit.model.inputs import skipped_frame, skipped_pairs
 from toolkit.pairs import PreferencePair
 from toolkit.widgets import words
-from toolkit.widgets.background import Background
 from toolkit.widgets.explorer import Explorer
-from toolkit.widgets.panels.controls import button, column, dropdown, log_slider, number, row
+from toolkit.widgets.panels.controls import button, column, dropdown, log_slider
 from toolkit.widgets.panels.figure import Picture, Still, image_html, pointed_at
 from toolkit.widgets.panels.pair_tabs import RANK, PairTabs
 from toolkit.widgets.panels.panel import Panel, Text
 from toolkit.widgets.panels.progress import Progress
-from toolkit.widgets.panels.table import PairTable
 
 BATCH = 8
 AT_ONCE = 2.0  # seconds of measuring that are not worth a progress bar
 TURN = 0.3  # seconds of measuring between two looks at what the user did
-REFRESH = 4.0  # seconds between two refreshes of table and map while measuring
 COLORS = {
     "predicted_delta": "predicted change",
     "with_chosen": "pull of the chosen gradient",
@@ -88,6 +85,8 @@ class PairExplorer(Explorer):
     lr = traitlets.Any(help="learning rate of the predicted step")
     color = traitlets.Any("predicted_delta", help=f"column the strips show: {', '.join(COLORS)}")
 
+    every = 4.0  # seconds between two refreshes of table and map while measuring
+
     def __init__(
         self,
         policy: Policy,
@@ -104,9 +103,9 @@ class PairExplorer(Explorer):
         **hparams: float,
     ):
         check_step(loss, beta, lr, hparams)
-        super().__init__()
-        self._skipped_before = len(getattr(pairs, "skipped", ()))
-        m = self._measurement = Measurement(policy, pairs, params, stats, similarity)
+        super().__init__(pairs)
+        m = self.measurement = Measurement(policy, pairs, params, stats, similarity)
+        self.ids = m.ids
         place = None if selection is None else m.place_of(selection)
         if not m.finished:
             m.step(1)
@@ -117,13 +116,9 @@ class PairExplorer(Explorer):
         if self.results.has_beta:
             self.beta = beta
         self.lr, self.selection = self.results.lr, start
-        self._background = Background(
-            self._steps, progress=lambda: self.show("progress"), refresh=self._take_in,
-            rest=self._rest, every=REFRESH, waiting=self.say_waiting, bar=self._bar,
-        )  # fmt: skip
         self._build(live)
-        self.show("progress")
-        self._measure_rest()
+        if not m.finished:
+            self.measure() if m.seconds_left <= AT_ONCE else self.background.start()
         if selection is not None:
             self.selection = selection
 
@@ -131,7 +126,7 @@ class PairExplorer(Explorer):
 
     @traitlets.validate("selection")
     def _check_selection(self, proposal) -> str:
-        m, id = self._measurement, proposal["value"]
+        m, id = self.measurement, proposal["value"]
         place = m.place_of(id)
         if place >= m.done:
             self._wait()
@@ -139,26 +134,24 @@ class PairExplorer(Explorer):
             raise ValueError(f"selection={id!r} is not measured yet: measure() continues")
         return id
 
-    @traitlets.validate("beta")
-    def _check_beta(self, proposal) -> float:
-        if not self.results.has_beta:
+    @traitlets.validate("beta", "lr")
+    def _check_number(self, proposal) -> float:
+        name = proposal["trait"].name
+        if name == "beta" and not self.results.has_beta:
             raise ValueError(f"beta: the loss {self.results.loss_name} has no β")
-        return positive("beta", proposal["value"])
-
-    @traitlets.validate("lr")
-    def _check_lr(self, proposal) -> float:
-        return positive("lr", proposal["value"])
+        return positive(name, proposal["value"])
 
     @traitlets.validate("color")
     def _check_color(self, proposal) -> str:
         return choice("color", proposal["value"], COLORS)
 
-    def compute(self, name: str) -> None:
+    def compute(self, name: str) -> Iterable[str]:
         """Take in what the user has picked or set."""
         self._picked |= name == "selection"
         self._given_lr |= name == "lr"
         if name in ("beta", "lr"):
             self._update()
+        return ()
 
     def _update(self) -> None:
         beta = self.results.beta if self.beta is None else self.beta
@@ -167,11 +160,7 @@ class PairExplorer(Explorer):
     @property
     def one(self) -> PairResult:
         """The picked pair's results."""
-        return self.results.at(self._index)
-
-    @property
-    def _index(self) -> int:
-        return self._measurement.ids.index(self.selection)
+        return self.results.at(self.index)
 
     @property
     def pair(self) -> PreferencePair:
@@ -181,96 +170,76 @@ class PairExplorer(Explorer):
     @property
     def skipped(self) -> pd.DataFrame:
         """The pairs that cannot be scored: ``row, pair_id, reason``."""
-        return skipped_frame(skipped_pairs(self._measurement.skipped))
+        return self.measurement.skipped_frame
 
     # ----------------------------------------------------------------- panels
 
     def _build(self, live: bool) -> None:
-        self.table = PairTable(lambda row: self.event(self._pick, row), lowest_first="Δ chosen")
+        self.add_picker(lowest_first="Δ chosen")
         self.map = Picture(430, 370, live=live)
-        self.map.connect("button_press_event", lambda e: self.event(self._point_at, e))
+        self.map.connect("button_press_event", lambda e: self.event(self.pick, pointed_at(e)))
         self._strips, self._scale = w.HTML(), None
-        step = ("results", "selection", "beta", "lr")
+        self.stop = button("", lambda: self.event(self._stop_or_go), width=110)
+        self.progress = Progress(self.stop)
+        pair, step = ("results", "selection"), ("results", "selection", "beta", "lr")
+        numbers = Text(
+            lambda: plots.numbers_table(self.results.frame, picked=self.selection), on=step
+        )
+        tokens = column(self._strips, numbers.widget)
+        self.tabs = PairTabs(lambda: self.one, tokens, self.event)
         self.panels = {
             "header": Text(lambda: words.pair_header(self.results), on=step),
             "note": Text(self._note, on=["results", "progress"], widget=self.note),
             "status": Text(lambda: words.step_sentence(self.one), on=step),
-            "prompt": Text(
-                lambda: words.prompt_box(self.pair.prompt_text), on=["results", "selection"]
-            ),
+            "prompt": Text(lambda: words.prompt_box(self.pair), on=pair),
             "strips": Panel(
                 self._draw_strips,
                 lambda: plots.token_strip_html(self.one.tokens(), value=self.color),
-                on=[*step, "color", "fit"],
-                measures=True,
+                on=[*step, "color", "fit"], measures=True, widget=self._strips,
             ),
-            "numbers": Text(
-                lambda: plots.numbers_table(self.results.frame, picked=self.selection), on=step
+            "numbers": numbers,
+            "map": Panel(
+                self._draw_map, self._map_html, on=step,
+                widget=column(self.map.widget, flex="0 0 auto"),
             ),
-            "map": Panel(self._draw_map, self._map_html, on=step),
-            "table": Panel(self._draw_table, on=["results"], late=["beta", "lr"]),
-            "row": Panel(lambda _: self.table.select(self._index), on=["selection"]),
-            "progress": Panel(self._draw_progress, on=["progress"]),
+            "table": Panel(
+                lambda _: self.table.show(words.pair_table(self.results), self.index),
+                on=["results"], late=["beta", "lr"],
+                widget=column(self.table.widget, flex="1 1 380px", min_width="0"),
+            ),
+            "row": Panel(lambda _: self.table.select(self.index), on=["selection"]),
+            "progress": Panel(self._draw_progress, on=["progress"], widget=self.progress.widget),
             "tabs": Panel(
-                self._draw_tabs, on=["results", "selection"], late=["beta", "lr"], measures=True
+                self._draw_tabs, on=pair, late=["beta", "lr"], measures=True,
+                widget=self.tabs.widget,
             ),
-        }
-        tokens = w.VBox([self._strips, self.panels["numbers"].widget])
-        self.tabs = PairTabs(lambda: self.one, tokens, self.event)
+        }  # fmt: skip
         self._build_controls()
-        self._lay_out()
+        self.open(
+            "header", "note", "progress",
+            self.beside("table", "map", align_items="flex-start"),
+            self.beside("previous", "next", "choose", "color", "fit"),
+            self.beside("beta", "lr"),
+            "status", "prompt", "tabs",
+        )  # fmt: skip
 
     def _build_controls(self) -> None:
-        ids = self._measurement.ids
-        self._previous, self._next = [
-            button(text, lambda by=by: self.event(self._step, by), icon=f"chevron-{way}")
-            for text, way, by in (("previous", "left", -1), ("next", "right", 1))
-        ]
-        self._choose = number("", 1, 170)
-        self.bind(
-            "selection", self._choose,
-            show=lambda id: ids.index(id) + 1, read=lambda place: ids[place - 1],
-        )  # fmt: skip
-        self._beta = log_slider("β", -3, 1, 320)
-        self._beta.disabled = not self.results.has_beta
-        self._lr = log_slider("learning rate", -6, 0, 395)
-        self._color = dropdown("colour", COLORS, 270)
-        for name in ("beta", "lr", "color"):
-            self.bind(name, getattr(self, f"_{name}"))
-        self._fit = button(
+        self.bind("beta", log_slider("β", -3, 1, 320))
+        self.parts["beta"].disabled = not self.results.has_beta
+        self.bind("lr", log_slider("learning rate", -6, 0, 395))
+        self.bind("color", dropdown("colour", COLORS, 270))
+        self.parts["stop"] = self.stop
+        self.parts["fit"] = button(
             "fit colours", lambda: self.event(self.show, "fit"),
             tip="the colour scale stays while a slider moves; this fits it anew",
         )  # fmt: skip
-        self.progress = Progress(lambda: self.event(self._stop_or_go))
-
-    def _lay_out(self) -> None:
-        part = {
-            name: panel.widget for name, panel in self.panels.items() if hasattr(panel, "widget")
-        }
-        table = column(self.table.widget, flex="1 1 380px", min_width="0")
-        picture = column(self.map.widget, flex="0 0 auto")
-        rows = [
-            row(table, picture, align_items="flex-start"),
-            row(self._previous, self._next, self._choose, self._color, self._fit),
-            row(self._beta, self._lr),
-        ]
-        above = part["header"], part["note"], self.progress.widget
-        root = column(
-            *above, *rows, part["status"], part["prompt"], self.tabs.widget,
-            width="100%", grid_gap="6px",
-        )  # fmt: skip
-        self.open(root, {
-            "pe-table": table, "pe-map": picture, "pe-strips": self._strips,
-            "pe-progress": self.progress.widget, "pe-stop": self.progress.stop,
-            "pe-prev": self._previous, "pe-next": self._next, "pe-choose": self._choose,
-            "pe-beta": self._beta, "pe-lr": self._lr, "pe-color": self._color, "pe-fit": self._fit,
-            "pe-tabs": self.tabs.widget,
-        })  # fmt: skip
 
     def _note(self) -> str:
-        error, m = self._background.error, self._measurement
+        error, m = self.background.error, self.measurement
         failed = [] if error is None else [f"Measuring failed. {words.failure(error)}."]
-        return words.quiet(failed + words.missing(m) + words.skipped_before(self._skipped_before))
+        lost = words.left_out(self.skipped, len(m) + len(m.skipped))
+        before = words.skipped_before(self.skipped_before)
+        return words.quiet(failed + words.unmeasured(m.done, len(m)) + lost + before)
 
     def _draw_strips(self, changed: frozenset[str]) -> None:
         """Draw the token strips; the colour scale stays while a slider moves."""
@@ -280,39 +249,24 @@ class PairExplorer(Explorer):
         self._strips.value = plots.token_strip_html(tokens, value=self.color, vmax=self._scale)
 
     def _draw_map(self, changed: frozenset[str]) -> None:
-        frame, figure = self.results.frame, self.map.figure
         with self.map.changing():
             if not changed or "results" in changed:
-                figure.clear()
-                figure.subplots()
-                figure.set_layout_engine("constrained")
-            plots.entanglement_map(frame, picked=self.selection, ax=figure.axes[0])
+                self.map.figure.clear()
+                self.map.figure.set_layout_engine("constrained")
+            self._paint(self.map.figure)
             self.map.redraw()
 
     def _map_html(self) -> str:
-        figure = Figure(figsize=(6, 4.6), layout="constrained")
-        plots.entanglement_map(self.results.frame, picked=self.selection, ax=figure.subplots())
+        figure = self._paint(Figure(figsize=(6, 4.6), layout="constrained"))
         return image_html(figure, "entanglement map")
 
-    def _draw_table(self, changed: frozenset[str]) -> None:
-        self.table.show(words.pair_table(self.results), self._index)
+    def _paint(self, figure: Figure) -> Figure:
+        axes = figure.axes[0] if figure.axes else figure.subplots()
+        plots.entanglement_map(self.results.frame, picked=self.selection, ax=axes)
+        return figure
 
     def _draw_tabs(self, changed: frozenset[str]) -> None:
         self.tabs.show(*([RANK] if changed and not changed & {"results", "selection"} else []))
-
-    # ----------------------------------------------------------------- what the user does
-
-    def _pick(self, index: int) -> None:
-        self.selection = self._measurement.ids[index]
-
-    def _step(self, by: int) -> None:
-        self._pick(self.table.neighbour(self._index, by))
-
-    def _point_at(self, event) -> None:
-        """Pick the point of the map that is nearest to the pointer."""
-        place = pointed_at(event)
-        if place is not None:
-            self._pick(place)
 
     # ----------------------------------------------------------------- results without a screen
 
@@ -346,56 +300,44 @@ class PairExplorer(Explorer):
         plots.token_heatmap(self.one.matrix().to_frame(), ax=axes["tokens"])
         return figure
 
-    def close(self) -> None:
-        """Stop measuring and take the widgets away."""
-        self._background.cancel()
-        super().close()
-
     def __repr__(self) -> str:
-        m = self._measurement
+        m = self.measurement
         return f"PairExplorer({m.done} of {len(m)} pairs measured, picked {self.selection!r})"
 
     # ----------------------------------------------------------------- measuring
 
     def measure(self) -> PairExplorer:
         """Measure the pairs that are still missing; an interrupt keeps those that are done."""
-        self._background.run()
+        self.background.run()
         return self
 
     def _bar(self) -> dict[str, object]:
-        m = self._measurement
+        m = self.measurement
         quick = m.finished or m.seconds_left <= AT_ONCE
         return {"total": len(m), "initial": m.done, "unit": "pair", "disable": quick}
 
-    def _measure_rest(self) -> None:
-        """Measure what is missing: at once or behind tqdm, or in the background of a kernel."""
-        m = self._measurement
-        if not m.finished:
-            self.measure() if m.seconds_left <= AT_ONCE else self._background.start()
-
     def _steps(self) -> Iterator[int]:
-        """Measure in short turns, between which one can look at what the user did."""
-        m = self._measurement
+        m = self.measurement
         while not m.finished:
             before = m.done
             m.step(self._turn())
             yield m.done - before
 
     def _turn(self) -> int:
-        """Number of pairs to measure in one turn."""
-        m = self._measurement
+        """Number of pairs to measure in one turn: after it one looks at what the user did."""
+        m = self.measurement
         return max(1, min(BATCH, int(TURN * m.done / m.seconds))) if m.done else 1
 
     def _stop_or_go(self) -> None:
-        self._background.pause() if self._background.running else self._background.start()
+        self.background.pause() if self.running else self.background.start()
 
     def _wait(self) -> None:
-        if not self._background.halted and not self._measurement.finished:
+        if not self.background.halted and not self.measurement.finished:
             self.measure()
 
-    def _take_in(self) -> None:
+    def _refresh(self) -> None:
         """Show the pairs measured since; what was not picked or set by the user starts anew."""
-        m = self._measurement
+        m = self.measurement
         if len(self.results.frame) == m.done:
             return
         self._update()
@@ -404,13 +346,13 @@ class PairExplorer(Explorer):
             self.take(selection=m.ids[self.results.worst])
         self.show("results", "selection", "lr")
 
-    def _rest(self) -> None:
-        self._take_in()
-        self.show("progress")
-        self.write_copy()
-
     def _draw_progress(self, changed: frozenset[str]) -> None:
-        """Show how far measuring is, and what is missing."""
-        m, count = self._measurement, len(self.results.frame)
-        self.progress.show(m.done, len(m), m.seconds_left, self._background.running)
-        self._choose.max, self._choose.description = count, f"pair 1 … {count:,}"
+        m, count, choose = self.measurement, len(self.results.frame), self.parts["choose"]
+        left = (
+            f", about {tqdm.format_interval(m.seconds_left)} left" if self.running else ", stopped"
+        )
+        self.progress.show(m.done, len(m), f"{m.done:,} of {len(m):,} pairs measured{left}")
+        self.progress.widget.layout.display = "none" if m.finished else None
+        self.stop.description = "Stop" if self.running else "Continue"
+        self.stop.icon = "stop" if self.running else "play"
+        choose.max, choose.description = count, f"pair 1 … {count:,}"

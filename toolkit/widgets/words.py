@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 
-from toolkit.measurement import Measurement, PairResult, PairResults
+from toolkit.measurement import PairResult, PairResults
+from toolkit.pairs import PairError, PreferencePair
 from toolkit.plots import (
     NO_MATHS,
     REGIMES,
@@ -27,28 +30,10 @@ NUMBERS = {
     "ln CHES": "ln_ches",
     "CHES": "ches",
 }
+signed = partial(number, sign=True)
+
 NAMED = 12  # pairs that a note names before it folds the rest away
-STYLE = """<style>
-.pe-explorer, .pe-still {color: var(--jp-ui-font-color1, inherit); font-size: 13px;
-  font-family: var(--jp-ui-font-family, sans-serif); line-height: 1.45}
-.pe-explorer .widget-html-content, .pe-explorer .jupyter-widget-html-content {
-  font-size: 13px; line-height: 1.45}
-.pe-quiet {color: var(--jp-ui-font-color2, #616161); font-size: 12px}
-.pe-say {border-left: 6px solid; padding: 6px 12px; font-size: 15px; line-height: 1.5;
-  background: var(--jp-layout-color2, rgba(128, 128, 128, .12))}
-.pe-say .pe-quiet {display: block}
-.pe-words {white-space: pre-wrap; overflow: auto; max-height: 8.5em; padding: 6px 10px;
-  overflow-wrap: anywhere; border: 1px solid var(--jp-border-color2, #bdbdbd)}
-.pe-ranks {border-collapse: collapse}
-.pe-ranks th, .pe-ranks td {padding: 3px 16px 3px 0; text-align: right}
-.pe-ranks th:first-child, .pe-ranks td:first-child {text-align: left}
-.pe-table td {max-width: 13em; overflow: hidden; text-overflow: ellipsis}
-.pe-table tbody tr {cursor: pointer}
-.pe-explorer tbody tr:focus-visible, .pe-explorer .jupyter-matplotlib-canvas-div:focus-visible {
-  outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: -2px}
-.pe-strips {overflow-x: auto}
-.pe-still > div {margin: 0 0 10px; overflow-x: auto}
-</style>"""
+STYLE = f"<style>{Path(__file__).with_name('panels').joinpath('explorer.css').read_text()}</style>"
 # Saved without its kernel, the explorer is one line that says so; this copy is then all there is.
 # It hides where an explorer lives in the same output, and takes the place of one whose kernel is
 # gone: JupyterLab marks the widgets that have lost theirs.
@@ -87,37 +72,49 @@ def skipped_before(count: int) -> list[str]:
     return [f"{count:,} rows were left out when the pairs were loaded."] if count else []
 
 
-def named(ids: Sequence[object], most: int = NAMED) -> str:
+def unmeasured(done: int, total: int) -> list[str]:
+    """The note on pairs that are not measured yet."""
+    if done == total:
+        return []
+    return [f"<b>{done:,} of {total:,} pairs measured</b>; <code>.measure()</code> goes on."]
+
+
+def left_out(
+    lost: pd.DataFrame,
+    total: int | None = None,
+    what: str = "cannot be scored and are left out",
+    attribute: str = "skipped",
+) -> list[str]:
+    """The note on pairs that are left out: how many, which, and, folded away, why.
+
+    Args:
+        lost: ``pair_id`` and ``reason`` of each, and ``row`` where it is known.
+        total: Number of all pairs, where it is known.
+        what: What is the matter with them, as HTML.
+        attribute: Name of the explorer's attribute that has them all.
+    """
+    if lost.empty:
+        return []
+    rows = lost.get("row", pd.Series(pd.NA, lost.index))
+    found = zip(rows[:NAMED], lost["pair_id"][:NAMED], lost["reason"][:NAMED], strict=True)
+    errors = [
+        PairError(why, row=None if pd.isna(row) else row, pair_id=id) for row, id, why in found
+    ]
+    lines = [html_text(str(error)) for error in errors]
+    if len(lost) > NAMED:
+        lines.append(f"… (<code>.{attribute}</code> has all {len(lost):,})")
+    ids = named(lost["pair_id"].tolist(), 3)
+    count = f"{len(lost):,} pairs" if total is None else f"{len(lost):,} of {total:,} pairs"
+    return [
+        f"<details><summary><b>{count} {what}</b>: {ids} (open for the "
+        f"reasons)</summary><ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul></details>"
+    ]
+
+
+def named(ids: Sequence[object], most: int) -> str:
     """The first ids of a list, and how many more there are."""
     more = f" and {len(ids) - most:,} more" if len(ids) > most else ""
     return ", ".join(html_text(visible_token(str(id))) for id in ids[:most]) + more
-
-
-def left_out(measurement: Measurement) -> str:
-    """How many pairs cannot be scored, and which."""
-    skipped = measurement.skipped
-    total = len(measurement) + len(skipped)
-    return (
-        f"<b>{len(skipped):,} of {total:,} pairs cannot be scored and are left out</b>: "
-        f"{named([error.pair_id for error in skipped])}"
-    )
-
-
-def missing(measurement: Measurement) -> list[str]:
-    """Which pairs are not measured or cannot be, and why; nothing when all are measured."""
-    m, lines = measurement, []
-    if not m.finished:
-        lines.append(
-            f"<b>{m.done:,} of {len(m):,} pairs measured</b>; <code>.measure()</code> or the "
-            "button continues."
-        )
-    if m.skipped:
-        rows = "".join(f"<li>{html_text(str(error))}</li>" for error in m.skipped)
-        lines.append(
-            f"<details><summary>{left_out(m)} (open for the reasons)</summary>"
-            f'<ul style="max-height: 10em; overflow: auto">{rows}</ul></details>'
-        )
-    return lines
 
 
 def pair_header(results: PairResults) -> str:
@@ -149,6 +146,13 @@ def pair_table(results: PairResults) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def table(head: Iterable[str], rows: Iterable[Iterable[str]], name: str = "pe-ranks") -> str:
+    """A table of HTML cells, whose first column is to the left."""
+    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    above = "".join(f"<th>{cell}</th>" for cell in head)
+    return f'<table class="{name}"><tr>{above}</tr>{lines}</table>'
+
+
 def say(regime: object, text: str) -> str:
     """The one sentence that an explorer is about, in the colour of a regime."""
     color = regime_of(regime).color
@@ -158,12 +162,12 @@ def say(regime: object, text: str) -> str:
 def step_sentence(one: PairResult) -> str:
     """What a step does to a pair, in one sentence that holds the numbers."""
     row, results = one.row, one.results
-    beta = f"at β {short(results.beta)} and" if results.has_beta else "at"
+    beta = f"at β {number(results.beta)} and" if results.has_beta else "at"
     return say(
         row["regime"],
         f"<b>pair {html_text(visible_token(one.pair.id))}</b> — "
-        f"A {html_text(results.loss_name)} step {beta} learning rate {short(results.lr)} on this "
-        f"pair alone {outcome(row)} cos = {short(row['cosine'])}, κ = {short(row['kappa'])}."
+        f"A {html_text(results.loss_name)} step {beta} learning rate {number(results.lr)} on this "
+        f"pair alone {outcome(row)} cos = {number(row['cosine'])}, κ = {number(row['kappa'])}."
         '<span class="pe-quiet">First order, plain gradient descent; other pairs in the batch, '
         "momentum and Adam add their own terms.</span>",
     )
@@ -200,13 +204,13 @@ def _verb(change: float, loud: bool = False) -> str:
 def _how_far(change: float, known: bool) -> str:
     if not change:
         return " where it is"
-    return f" by {short(abs(change))} nats" if known else ""
+    return f" by {number(abs(change))} nats" if known else ""
 
 
 def _margin(change: float) -> str:
     if not change:
         return "stays"
-    return f"{'grows' if change > 0 else 'shrinks'} by {short(abs(change))} nats"
+    return f"{'grows' if change > 0 else 'shrinks'} by {number(abs(change))} nats"
 
 
 def failure(error: Exception) -> str:
@@ -214,20 +218,11 @@ def failure(error: Exception) -> str:
     return f"<b>{html_text(type(error).__name__)}</b>: {html_text(str(error))}"
 
 
-def prompt_box(text: str) -> str:
-    """The whole prompt in a box of its own height."""
-    text = html_text(text.strip())
-    return f'<div class="pe-quiet">prompt</div><div class="pe-words" dir="auto">{text}</div>'
-
-
-def short(value: float) -> str:
-    """Return a number with three digits."""
-    return number(value)
-
-
-def signed(value: float) -> str:
-    """Return a number with its sign and three digits."""
-    return number(value, sign=True)
+def prompt_box(pair: PreferencePair, most: int | None = None) -> str:
+    """The prompt in a box of its own height, and what was noted when the pair was loaded."""
+    text = html_text(pair.prompt_text.strip()[:most])
+    notes = quiet(f"note: {html_text(note)}" for note in pair.notes)
+    return f'<div class="pe-quiet">prompt</div><div class="pe-words" dir="auto">{text}</div>{notes}'
 
 
 def token_words(labels: Mapping[str, object]) -> list[str]:
@@ -243,7 +238,7 @@ def one_line(text: str, length: int = 90) -> str:
     return visible_text(line if len(line) <= length else line[: length - 1] + "…")
 
 
-def still(parts: Iterable[str], style: str = "") -> str:
+def still(parts: Iterable[str]) -> str:
     """A page that needs no kernel: parts of an explorer one below the other."""
     body = "".join(f"<div>{part}</div>" for part in parts if part)
-    return f'<div class="pe-still {NO_MATHS}">{STYLE}{style}{body}</div>'
+    return f'<div class="pe-still {NO_MATHS}">{STYLE}{body}</div>'

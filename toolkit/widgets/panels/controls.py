@@ -55,22 +55,6 @@ def button(
     return made
 
 
-def arrows(what: str, call: Callable[[int], None]) -> list[w.Button]:
-    """Return two small buttons that call back with −1 and 1."""
-    ways = ("previous", "chevron-left", -1), ("next", "chevron-right", 1)
-    return [
-        button("", lambda by=by: call(by), icon=icon, tip=f"{way} {what}", width=40)
-        for way, icon, by in ways
-    ]
-
-
-def name_parts(parts: Mapping[str, w.Widget]) -> None:
-    """Give widgets the CSS classes by which pages, scripts and tests find them."""
-    for names, widget in parts.items():
-        for name in names.split():
-            widget.add_class(name)
-
-
 def put(control: w.Widget, value: Any) -> None:
     """Set a control; its range or its options give way to the value."""
     options = getattr(control, "options", None)

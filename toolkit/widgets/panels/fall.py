@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import ipywidgets as w
 import pandas as pd
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from toolkit import plots
 from toolkit.plots import html_text
+from toolkit.widgets import words
 from toolkit.widgets.panels.controls import column, row
 from toolkit.widgets.panels.figure import image, image_html
 from toolkit.widgets.panels.panel import Panel, refill
@@ -28,6 +29,7 @@ class FallPanel(Panel):
             actual_delta``.
         pair_id: Returns the picked probe's id.
         event: Runs a callback and tells the user when it fails.
+        busy: Whether a run goes on: the picture waits until it rests.
         on: As for :class:`Panel`.
     """
 
@@ -37,36 +39,34 @@ class FallPanel(Panel):
         tokens: Callable[[], pd.DataFrame],
         pair_id: Callable[[], str],
         event: Callable,
-        on: tuple[str, ...] = (),
+        busy: Callable[[], bool],
+        on: Iterable[str] = (),
     ):
-        super().__init__(self._draw, self._html, on=on)
-        self._forces, self._tokens, self._pair_id = forces, tokens, pair_id
+        self._forces, self._tokens, self._pair_id, self._busy = forces, tokens, pair_id, busy
         whose = [("this probe", False), ("mean of the probes", True)]
         self.mean = w.ToggleButtons(options=whose, style={"button_width": "150px"})
         self.side = w.ToggleButtons(options=["chosen", "rejected"], style={"button_width": "90px"})
         self._words, self._picture = w.HTML(), w.VBox()
-        self.widget = column(row(self.mean, self.side), self._words, self._picture)
+        box = column(row(self.mean, self.side), self._words, self._picture)
+        super().__init__(self._draw, self._html, on=on, widget=box)
         for control in (self.mean, self.side):
             control.observe(lambda _: event(self._draw, frozenset()), "value")
 
-    def rest(self) -> None:
-        """Say that the picture comes when the run rests."""
-        self._words.value = _quiet(LATER)
-        refill(self._picture)
-
     def _draw(self, changed: frozenset[str]) -> None:
         forces = self._forces()
+        if forces is not None and self._busy():
+            forces = forces.head(0)
         self._words.value = self._said(forces)
         refill(self._picture, *([] if _missing(forces) else [image(self._figure(forces), 110)]))
 
     def _html(self) -> str:
         forces = self._forces()
-        words = self._said(forces)
-        return words if _missing(forces) else words + image_html(self._figure(forces), "forces")
+        said = self._said(forces)
+        return said if _missing(forces) else said + image_html(self._figure(forces), "forces")
 
     def _said(self, forces: pd.DataFrame | None) -> str:
         if _missing(forces):
-            return _quiet(UNKEPT if forces is None else LATER)
+            return words.quiet([UNKEPT if forces is None else LATER])
         return f"<div>{html_text(plots.fall_sentence(forces, **self._whose))}</div>"
 
     @property
@@ -92,7 +92,3 @@ class FallPanel(Panel):
 
 def _missing(forces: pd.DataFrame | None) -> bool:
     return forces is None or forces.empty
-
-
-def _quiet(words: str) -> str:
-    return f'<div class="pe-quiet">{words}</div>'

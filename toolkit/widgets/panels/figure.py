@@ -76,6 +76,13 @@ class Picture:
         """
         return DRAWING
 
+    def axes(self, *shape: int, anew: bool) -> Any:
+        """Return the axes of the figure: as they are, or new ones, one or ``shape`` many."""
+        if anew:
+            self.figure.clear()
+            return self.figure.subplots(*shape)
+        return self.figure.axes if shape else self.figure.axes[0]
+
     def lay_out(self, **pads: float) -> None:
         """Find room for all labels once: finding it anew would take half of each drawing."""
         self.figure.set_layout_engine("constrained", **pads)

@@ -98,20 +98,18 @@ class PairTabs(Tabs):
 
 def ranks(one: PairResult) -> str:
     """Where the picked pair stands among all measured ones."""
-    frame, lines = one.results.frame, []
+    frame, rows = one.results.frame, []
     for name, title in MEASURES.items():
         value, known = one.row[name], int(frame[name].notna().sum())
-        place = "n/a</td><td>"
+        place, top = "n/a", ""
         if not math.isnan(value):
             rank = int((frame[name] > value).sum()) + 1
-            place = f"{rank:,} of {known:,}</td><td>top {100 * rank / known:.0f} %"
-        lines.append(f"<tr><td>{title}</td><td>{words.short(value)}</td><td>{place}</td></tr>")
-    head = "<tr><th></th><th>this pair</th><th>place, highest first</th><th></th></tr>"
-    return (
-        f'<table class="pe-ranks">{head}{"".join(lines)}</table><div class="pe-quiet">A higher '
-        "CHES, edit distance nearer 0 or inner product means that the model finds the two "
-        "responses more alike.</div>"
-    )
+            place, top = f"{rank:,} of {known:,}", f"top {100 * rank / known:.0f} %"
+        rows.append((title, plots.number(value), place, top))
+    return words.table(("", "this pair", "place, highest first", ""), rows) + words.quiet(
+        ["A higher CHES, edit distance nearer 0 or inner product means that the model finds the "
+         "two responses more alike."]
+    )  # fmt: skip
 
 
 def completeness(result: PromptAttributions, target: str) -> str:

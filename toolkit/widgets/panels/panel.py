@@ -18,6 +18,7 @@ class Panel:
         on: Names of traits, and of what else happens, after which it is drawn at once.
         late: The same, after which it is drawn once the user rests.
         measures: Whether drawing may run the model; such panels are drawn after all others.
+        widget: What stands for it on the screen; ``None`` for a part of the still copy alone.
     """
 
     def __init__(
@@ -28,8 +29,9 @@ class Panel:
         on: Iterable[str] = (),
         late: Iterable[str] = (),
         measures: bool = False,
+        widget: ipywidgets.Widget | None = None,
     ):
-        self.draw, self.html = draw or (lambda changed: None), html
+        self.draw, self.html, self.widget = draw or (lambda changed: None), html, widget
         self.on, self.late, self.measures = frozenset(on), frozenset(late), measures
 
 
@@ -49,8 +51,10 @@ class Text(Panel):
         on: Iterable[str] = (),
         widget: ipywidgets.HTML | None = None,
     ):
-        self.widget = widget or ipywidgets.HTML()
-        super().__init__(lambda changed: setattr(self.widget, "value", html()), html, on=on)
+        widget = widget or ipywidgets.HTML()
+        super().__init__(
+            lambda changed: setattr(widget, "value", html()), html, on=on, widget=widget
+        )
 
 
 class Quiet:

@@ -49,7 +49,6 @@ class Pointer:
         self._down: tuple[float, float] | None = None
         self._selectors: dict[str, Any] = {}
         self.widget = row(grid_gap="2px 8px")
-        self.widget.add_class("de-pointer")
         if picture.live:
             self._build_controls()
             picture.widget.add_class("pe-arrows")

@@ -1,32 +1,23 @@
-"""How far measuring is: a bar, the time that is left, and a button to stop it or go on."""
+"""How far long work is: buttons, a bar, and words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import ipywidgets as w
-from tqdm import tqdm
 
-from toolkit.widgets.panels.controls import button
+from toolkit.widgets.panels.controls import row
 
 
 class Progress:
-    """A row that hides itself when all is done.
+    """A row that says how far work is.
 
     Args:
-        stop_or_go: Called when the button is pressed.
+        *buttons: What starts and stops it.
     """
 
-    def __init__(self, stop_or_go: Callable[[], None]):
-        self._bar, self._left = w.IntProgress(layout={"width": "300px"}), w.Label()
-        self.stop = button("", stop_or_go, width=110)
-        self.widget = w.HBox([self._bar, self._left, self.stop])
+    def __init__(self, *buttons: w.Button):
+        self._bar, self._words = w.IntProgress(layout={"width": "200px"}), w.Label()
+        self.widget = row(*buttons, self._bar, self._words)
 
-    def show(self, done: int, pairs: int, seconds_left: float, running: bool) -> None:
-        """Show how many pairs are measured."""
-        self.widget.layout.display = "none" if done == pairs else None
-        self._bar.max, self._bar.value = pairs, done
-        left = f", about {tqdm.format_interval(seconds_left)} left" if running else ", stopped"
-        self._left.value = f"{done:,} of {pairs:,} pairs measured{left}"
-        self.stop.description = "Stop" if running else "Continue"
-        self.stop.icon = "stop" if running else "play"
+    def show(self, done: int, total: int, words: str) -> None:
+        """Show how much is done."""
+        self._bar.max, self._bar.value, self._words.value = total, done, words

@@ -40,10 +40,10 @@ DRAWN = """function (settings) {
 
 
 class PairTable:
-    """A sortable, searchable table that picks one row; rows are named by their place in the data.
+    """A sortable, searchable table that picks a pair; pairs are named by their places in the data.
 
     Args:
-        pick: Called with the row's place in the frame when the user picks a row.
+        pick: Called with the place of a pair when the user picks its row.
         page: Rows shown at once.
         buttons: Page buttons below the table.
         lowest_first: Column whose smallest numbers stand on top until the user sorts otherwise.
@@ -58,45 +58,58 @@ class PairTable:
     ):
         self._pick, self._page, self._buttons = pick, page, buttons
         self._lowest_first = lowest_first
-        self._key = uuid.uuid4().hex
-        self._quiet, self._count = Quiet(), 0
+        self._key, self._quiet, self.places = uuid.uuid4().hex, Quiet(), np.arange(0)
         self._table: ITable | None = None
         self._browser = Browser(self._key)
         self.widget = ipywidgets.VBox([self._browser])
 
-    def show(self, frame: pd.DataFrame, row: int | None) -> None:
-        """Show this frame with one row picked, or none; text is escaped, numbers have 3 digits."""
-        self._count, rows = len(frame), [] if row is None else [row]
+    def show(self, frame: pd.DataFrame, place: int | None, places: np.ndarray | None = None):
+        """Show a frame with one pair picked, or none; text is escaped, numbers have 3 digits.
+
+        Args:
+            frame: One row per pair.
+            place: Place of the picked pair; marked nowhere if it is not among the rows.
+            places: Rising places of the pairs in the rows; all pairs if not given.
+        """
+        self.places = np.arange(len(frame)) if places is None else places
+        options = {"selected_rows": self._row_of(place), **self._options(frame)}
         with pd.option_context("display.float_format", _digits):
             if self._table is None:
-                self._table = ITable(frame, selected_rows=rows, **self._options(frame))
+                self._table = ITable(frame, **options)
                 self._table.observe(self._on_rows, "selected_rows")
                 self.widget.children = [self._table, self._browser]
             else:
                 with self._quiet:
-                    self._table.update(frame, selected_rows=rows, **self._options(frame))
+                    self._table.update(frame, **options)
 
-    def select(self, row: int | None) -> None:
-        """Mark another row, or none, without calling back."""
+    def select(self, place: int | None) -> None:
+        """Mark another pair, or none, without calling back."""
         with self._quiet:
-            self._table.selected_rows = [] if row is None else [row]
+            self._table.selected_rows = self._row_of(place)
 
-    def neighbour(self, row: int, by: int) -> int | None:
-        """Return the row before or after this one as the user has sorted and searched.
+    def neighbour(self, place: int, by: int) -> int | None:
+        """Return the pair before or after this one as the user has sorted and searched.
 
-        The ends are joined; a row that the search leaves out has the first one after it.
+        The ends are joined; a pair that the search leaves out has the first one after it, and one
+        that is not in the table its neighbour by place. Without rows there is none.
         """
-        known = [shown for shown in self._browser.rows if shown < self._count]
-        rows = known or range(self._count)
+        known = [shown for shown in self._browser.rows if shown < len(self.places)]
+        rows, here = known or range(len(self.places)), self._row_of(place)
         if not rows:
             return None
-        at = rows.index(row) if row in rows else -1 if by > 0 else 0
-        return rows[(at + by) % len(rows)]
+        if not here:
+            row = int(np.searchsorted(self.places, place)) - (by < 0)
+            return int(self.places[row % len(self.places)])
+        at = rows.index(here[0]) if here[0] in rows else -1 if by > 0 else 0
+        return int(self.places[rows[(at + by) % len(rows)]])
+
+    def _row_of(self, place: int | None) -> list[int]:
+        return [] if place is None else np.flatnonzero(self.places == place).tolist()
 
     def _on_rows(self, change) -> None:
         # An empty selection comes between two picks.
         if change["new"] and not self._quiet:
-            self._pick(change["new"][0])
+            self._pick(int(self.places[change["new"][0]]))
 
     def _options(self, frame: pd.DataFrame) -> dict[str, Any]:
         numbers = [i for i, kind in enumerate(frame.dtypes) if kind.kind in "iuf"]
@@ -134,37 +147,6 @@ class PairTable:
                 for name, code in script.items()
             },
         }
-
-
-class PartTable(PairTable):
-    """A table of some of the pairs; a pair that is not among them is marked nowhere."""
-
-    def __init__(self, pick, page: int):
-        self.places = np.arange(0)
-        # Numbers of five digits need the room of two buttons.
-        super().__init__(lambda row: pick(int(self.places[row])), page, buttons=3)
-
-    def show_part(self, places: np.ndarray, frame: pd.DataFrame, place: int) -> None:
-        """Show the pairs at these places, a row each, with one picked."""
-        self.places = places
-        self.show(frame, self._row_of(place))
-
-    def mark(self, place: int) -> None:
-        """Mark the row of this pair without calling back."""
-        self.select(self._row_of(place))
-
-    def place_beside(self, place: int, by: int) -> int | None:
-        """Return the pair in the row beside this pair's, round the end; ``None`` without rows."""
-        row = self._row_of(place)
-        if row is None and len(self.places):  # as if it stood among them
-            row = int(np.searchsorted(self.places, place)) - (by < 0)
-            return int(self.places[row % len(self.places)])
-        row = self.neighbour(row, by)
-        return None if row is None else int(self.places[row])
-
-    def _row_of(self, place: int) -> int | None:
-        rows = np.flatnonzero(self.places == place)
-        return int(rows[0]) if len(rows) else None
 
 
 def _digits(value: float) -> str:

@@ -1,4 +1,4 @@
-"""What an explorer of a training run knows: the run, what it left so far, the picked probe."""
+"""A training run watched step by step: what it has left so far, one probe and one step of it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ import torch
 
 from toolkit.checks import whole
 from toolkit.displacement import mass_flow
-from toolkit.dynamics import TrainingRun, Trajectory
+from toolkit.dynamics._training import TrainingRun
+from toolkit.dynamics._trajectory import Trajectory
 from toolkit.losses import LOSSES
-from toolkit.measurement import Cache
 from toolkit.model import Policy
+from toolkit.model.inputs import check_pairs, check_policy
 from toolkit.pairs import PreferencePair
 
-COLORS = {
-    "since_start": "change since the start",
-    "this_step": "this step: predicted and actual",
-}
 SINCE = "change of each token's log-probability since step 0, nats"
 ACTUAL = "actual change of each token's log-probability in this step, nats"
 RATE = 3e-5  # learning rate of a named optimiser
@@ -42,44 +39,65 @@ class Settings:
     batch_size: int
 
 
-class TrajectoryState:
-    """A training run that goes step by step, and what is shown of it; no widget.
+class WatchedRun:
+    """A training run that goes step by step, and what can be seen of it.
 
     Args:
-        policy: The model to start from; ``None`` when a run or trajectory is all there is.
-        pairs: Training pairs.
+        policy: The model to start from; may be left out with a run or trajectory.
+        pairs: Training pairs; likewise.
         probes: Pairs to watch.
-        settings: What a new run is started with.
-        options: Other arguments of ``TrainingRun``, hyper-parameters of the loss included.
         run: A run made before.
         trajectory: What a run left, without the run.
+        loss: As for :class:`TrainingRun`, what a new run is started with; so are the next four.
+        optimizer: Its name, or a live one.
+        lr: Learning rate; if not given 3e-5, or a live optimiser's own.
+        steps: Number of steps.
+        batch_size: Pairs in a minibatch.
+        **options: Other arguments of ``TrainingRun``, hyper-parameters of the loss included.
+
+    Raises:
+        ValueError: If an argument is not allowed.
+        PairError: If a pair cannot be scored, under ``on_error="raise"``.
     """
 
     def __init__(
         self,
         policy: Policy | None,
         pairs: Sequence[PreferencePair] | None,
-        probes: Sequence[PreferencePair] | None,
-        settings: Settings,
-        options: Mapping[str, object],
+        probes: Sequence[PreferencePair] | None = None,
         run: TrainingRun | None = None,
         trajectory: Trajectory | None = None,
+        *,
+        loss: str | Callable,
+        optimizer: Any,
+        lr: float | None,
+        steps: int,
+        batch_size: int,
+        **options,
     ):
-        self.policy, self.pairs, self.probes = policy, pairs, probes
-        self.options, self.index, self.color = dict(options), 0, "since_start"
+        before = run is not None or trajectory is not None
+        _check_given(run, trajectory)
+        if policy is not None or not before:
+            check_policy(policy)
+        if pairs is None and not before:
+            raise ValueError("pairs must be given, or a run or trajectory made before")
+        self.policy, self.options, self.index = policy, options, 0
+        self.pairs = None if pairs is None else check_pairs(pairs, text=True)
+        self.probes = None if probes is None else check_pairs(probes, "probes")
         self.run, self.error, self.stopped = run, None, False
-        self._first_loss = settings.loss
-        if run is None and trajectory is None:
-            self.wanted = self.settings = settings
-            self._start()
-        else:
+        if before:
             found = run.settings if run is not None else trajectory.settings
             self.wanted = self.settings = _settings_of(found, run)
             self._first_loss = self.settings.loss
             self._clear()
             if run is not None:
-                self.options |= {**run.hparams, **self.options}
+                self.options = {**run.hparams, **options}
             self.take_in(trajectory)
+        else:
+            lr = usual_rate(optimizer) if lr is None else lr
+            self.wanted = self.settings = Settings(loss, optimizer, lr, steps, batch_size)
+            self._first_loss = loss
+            self._start()
         repeated = [i for i, n in Counter(self.ids).items() if n > 1]
         if repeated:
             raise ValueError(f"probes: id {repeated[0]!r} occurs twice; ids must be unique")
@@ -107,9 +125,25 @@ class TrajectoryState:
         return self.settings.steps
 
     @property
+    def seen(self) -> int:
+        """Steps that were taken in."""
+        return len(self.trajectory)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the run has left something that was not taken in."""
+        new = self.seen != self._taken or self.trajectory.stopped != self.stopped
+        return self.run is not None and new
+
+    @property
     def finished(self) -> bool:
         """Whether no step is left to take."""
         return self.run is None or self._taken >= self.total
+
+    @property
+    def over(self) -> bool:
+        """Whether the next step is that of another run: this one is done, or others are wanted."""
+        return self.finished or self.stopped or self.changed
 
     @property
     def seconds_a_step(self) -> float:
@@ -129,6 +163,20 @@ class TrajectoryState:
         every = self.run.checkpoint_every
         one = sum(w.numel() * w.element_size() for w in self.trajectory.checkpoints[0].values())
         return one * (2 + (-(-self.total // every) - 1 if every else 0))
+
+    def want(self, settings: Mapping[str, object]) -> None:
+        """Set some of what the next run is started with.
+
+        Raises:
+            ValueError: If there is no such setting, or nothing to start with it.
+        """
+        known = vars(self.wanted)
+        for name in settings:
+            if name not in known:
+                raise ValueError(f"{name!r} is no setting; allowed: {', '.join(known)}")
+        if not self.can_start:
+            raise ValueError("settings belong to the run that was given: give policy and pairs too")
+        self.wanted = Settings(**{**known, **settings})
 
     def restart(self) -> None:
         """Go back to step 0, with the settings that the controls show."""
@@ -170,7 +218,8 @@ class TrajectoryState:
         self.error = None
         self.stopped = self.run is not None and self.run.divergence is not None
         self._times: list[float] = []
-        self._taken, self.step, self._cache = 0, 0, Cache(128)
+        self._taken, self.step = 0, 0
+        self._start_policy, self._flows = None, {}
         if self.run is not None:
             self._taken = len(self.run.trajectory)
 
@@ -234,12 +283,12 @@ class TrajectoryState:
         now[SINCE], now[ACTUAL] = now["logp"] - start["logp"], now["actual_delta"]
         return now[now["pair_id"] == self.id].reset_index(drop=True)
 
-    def scale(self) -> float | None:
-        """End of the colour scale: the largest change of the picked probe over all steps."""
+    def largest(self, since_start: bool) -> float | None:
+        """The largest change of a token of the picked probe over all steps, in nats."""
         t = self.trajectory
         own = (t.axis["pair_id"] == self.id).to_numpy()
         logps = t.logps[:, own]
-        if self.color == "since_start":
+        if since_start:
             values = logps - logps[0]
         else:
             values = np.concatenate([np.diff(logps, axis=0), t.predicted[:, own]])
@@ -266,7 +315,7 @@ class TrajectoryState:
 
     def flow_is_kept(self) -> bool:
         """Whether the flow of the picked probe is at hand."""
-        return ("flow", self.index, self.kept_step) in self._cache
+        return (self.index, self.kept_step) in self._flows
 
     def flow(self) -> pd.DataFrame:
         """``mass_flow`` of the picked probe from the start to ``kept_step``."""
@@ -274,14 +323,13 @@ class TrajectoryState:
             raise ValueError("no step has been taken yet whose weights are kept")
         if self._probe is None:
             raise ValueError("the pairs are not known: give pairs or probes to see the flow")
-        step = self.kept_step
-
-        def compute():
-            before = self._cache.get("before", lambda: self.trajectory.policy_at(0, self.policy))
-            after = self.trajectory.policy_at(step, self.policy)
-            return mass_flow(before, after, self._probe)
-
-        return self._cache.get(("flow", self.index, step), compute)
+        key = self.index, self.kept_step
+        if key not in self._flows:
+            if self._start_policy is None:
+                self._start_policy = self.trajectory.policy_at(0, self.policy)
+            after = self.trajectory.policy_at(self.kept_step, self.policy)
+            self._flows[key] = mass_flow(self._start_policy, after, self._probe)
+        return self._flows[key]
 
     @property
     def _probe(self):
@@ -297,6 +345,14 @@ def usual_rate(optimizer: str | torch.optim.Optimizer) -> float | None:
         return RATE
     rates = {float(group["lr"]) for group in optimizer.param_groups}
     return rates.pop() if len(rates) == 1 else None
+
+
+def _check_given(run: object, trajectory: object) -> None:
+    if run is not None and trajectory is not None:
+        raise ValueError("run and trajectory cannot both be given: run.trajectory is in the run")
+    for name, value, kind in (("run", run, TrainingRun), ("trajectory", trajectory, Trajectory)):
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{name} must be a {kind.__name__}, received {type(value).__name__}")
 
 
 def _settings_of(found: Mapping, run: TrainingRun | None) -> Settings:
