@@ -68,17 +68,17 @@ clean: ## remove caches and build products, but not .venv
 
 $(VENV)/.lab-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Installing into $(VENV); the first time takes some minutes."
-	@$(PIP) --editable .
+	@$(PIP) --editable '.[lab]'
 	@touch $@
 
 $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Installing into $(VENV) with the test tools; the first time takes some minutes."
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) --editable '.[lab,dev]'
 	@touch $@
 
 $(VENV)/.bench-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "Installing into $(VENV) with what the benchmarks compare with."
-	@$(PIP) --editable '.[dev,bench]'
+	@$(PIP) --editable '.[lab,dev,bench]'
 	@touch $@
 
 $(VENV)/bin/pip:

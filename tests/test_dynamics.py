@@ -622,7 +622,7 @@ def test_a_loss_that_is_not_finite_from_the_start_is_an_error():
 
 def test_missing_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pytorch_optimizer", None)
-    with pytest.raises(ImportError, match=r"pip install 'preference-.*\[optimizers\]'"):
+    with pytest.raises(ImportError, match=r'pip install "preference-.*\[optimizers\]"'):
         predict_step(shapes.policy("gpt2"), shapes.ragged_pairs()[:1], optimizer="adamp", lr=1e-3)
 
 

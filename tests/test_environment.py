@@ -99,7 +99,7 @@ def test_conda_environment_installs_this_project_with_the_pins():
     python = next(item.split("=")[1] for item in conda if item.startswith("python="))
     assert SpecifierSet(PROJECT["requires-python"]).contains(python)
     assert "-c constraints.txt" in pip
-    assert "-e ." in pip
+    assert "-e .[lab]" in pip
     # Other versions live in constraints.txt alone: nothing here may pin one a second time.
     assert set(conda) == {f"python={python}", "pip", f"pytorch-cpu={pins()['torch']}"}
     assert all(line.startswith("-") for line in pip)

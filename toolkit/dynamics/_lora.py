@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from toolkit.checks import mapping, positive, whole
+from toolkit.extras import require
 from toolkit.model import Policy
 from toolkit.model.turns import alone_in_process
 
@@ -26,12 +27,9 @@ def trained_policy(policy: Policy, in_place: bool, lora, seed: int) -> Policy:
 
 @alone_in_process
 def _with_lora(model, lora: Mapping[str, object], seed: int):
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise ImportError(
-            "lora= needs peft: pip install 'preference-entanglement-toolkit[peft]'"
-        ) from None
+    require("peft", "lora=", "peft")
+    from peft import LoraConfig, get_peft_model
+
     options = {"r": 8, "alpha": 16, "target_modules": None}
     unknown = set(lora) - set(options)
     if unknown:

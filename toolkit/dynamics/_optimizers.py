@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.checks import mapping, not_negative, positive, shown
+from toolkit.extras import require
 
 NAMES = ("sgd", "momentum", "rmsprop", "adam", "adamw", "sign", "adamp", "sgdp")
 
@@ -195,13 +196,9 @@ def apply(optimizer: torch.optim.Optimizer, grads: Mapping[nn.Parameter, Tensor 
 
 def _kind(name: str) -> tuple[type, dict]:
     if name in ("adamp", "sgdp"):
-        try:
-            import pytorch_optimizer
-        except ImportError:
-            raise ImportError(
-                f'optimizer="{name}" needs pytorch-optimizer: pip install '
-                "'preference-entanglement-toolkit[optimizers]'"
-            ) from None
+        require("optimizers", f'optimizer="{name}"', "pytorch_optimizer")
+        import pytorch_optimizer
+
         return {"adamp": pytorch_optimizer.AdamP, "sgdp": pytorch_optimizer.SGDP}[name], {}
     kinds = {"rmsprop": "RMSprop", "adam": "Adam", "adamw": "AdamW"}
     if name == "sign":

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from toolkit.checks import shown
+from toolkit.extras import require
 from toolkit.hub import hub_folder
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
@@ -161,12 +162,9 @@ def _looks_like_a_path(path) -> bool:
 
 
 def with_adapter(model, adapter):
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise ImportError(
-            'adapter= needs peft: pip install "preference-entanglement-toolkit[peft]"'
-        ) from None
+    require("peft", "adapter=", "peft")
+    from peft import PeftModel
+
     try:
         if not Path(adapter).is_dir() and _looks_like_a_path(adapter):
             raise ValueError("there is no such folder")

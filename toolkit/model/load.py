@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 
 import torch
 
@@ -20,8 +19,9 @@ from toolkit.model._checkpoints import (
     with_adapter,
 )
 from toolkit.model.policy import Policy
+from toolkit.pairs import data_folder
 
-SHIPPED_MODEL = Path(__file__).resolve().parents[2] / "data" / "tiny_model"
+SHIPPED_MODEL = data_folder() / "tiny_model"
 
 
 def load_model(

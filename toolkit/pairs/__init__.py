@@ -12,7 +12,7 @@ from ._audit import AUDIT_COLUMNS, audit_pairs
 from ._encode import TRUNCATIONS, EncodedPair, cut_pair, encode
 from ._load import load_pairs, read_pair, row_id, shipped_pairs
 from ._pair import PairError, PairList, PreferencePair
-from ._sources import read_rows, resolve
+from ._sources import data_folder, read_rows, resolve
 from ._values import Message, RowError, Text
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Text",
     "audit_pairs",
     "cut_pair",
+    "data_folder",
     "encode",
     "load_pairs",
     "read_pair",

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from toolkit.checks import one_line, shown
+from toolkit.extras import require
 from toolkit.hub import in_reach, no_answer
 
 from ._files import SUFFIXES, Rows, file_rows, unique_columns
@@ -21,8 +22,10 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def data_folder() -> Path:
-    """Return the repository's `data/` folder, which stands beside the package."""
-    return Path(__file__).resolve().parents[2] / "data"
+    """Return the repository's `data/` folder beside the package, or what a wheel holds of it."""
+    package = Path(__file__).resolve().parents[1]
+    data = package.parent / "data"
+    return data if (data / "tiny_model").is_dir() else package / "_shipped"
 
 
 def shipped_names() -> list[str]:
@@ -80,7 +83,7 @@ def resolve(source: str) -> Path | str:
         return source
     close = difflib.get_close_matches(source, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    shipped = ", ".join(names) or f"none found in {data_folder().name}/"
+    shipped = ", ".join(names) or f"none found in {data_folder()}"
     raise ValueError(
         f"source: {shown(source, 200)} is neither a shipped set, nor a file, nor a hub id "
         f"'owner/name'.{hint} Shipped sets: {shipped}"
@@ -88,13 +91,9 @@ def resolve(source: str) -> Path | str:
 
 
 def _from_hub(name: str, split: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(
-            f"source: {name!r} is not a local file, and reading it from the hub needs the package "
-            'datasets: pip install "preference-entanglement-toolkit[hub]"'
-        ) from error
+    require("hub", f"source: {name!r} is not a local file, and reading it from the hub", "datasets")
+    import datasets
+
     if not in_reach(name) and not _cached(datasets.config.HF_DATASETS_CACHE, name):
         raise ValueError(f"source: {no_answer(name)}")
     try:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from toolkit.checks import choice, file_path, flag
+from toolkit.extras import require
 from toolkit.model.inputs import check_pairs
 from toolkit.pairs import PreferencePair
 
@@ -198,12 +199,9 @@ def _column(name: str, values: list[Any], rows: list[dict[str, Any]]) -> Any:
 
 
 def _dataset(table: Any) -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise ImportError(
-            'format="datasets" needs datasets: pip install "preference-entanglement-toolkit[hub]"'
-        ) from None
+    require("hub", 'format="datasets"', "datasets")
+    import datasets
+
     return datasets.Dataset(table)
 
 

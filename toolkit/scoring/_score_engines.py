@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from toolkit.extras import require
 from toolkit.model import Policy
 from toolkit.scoring._score_rows import score_rows
 from toolkit.scoring._score_settings import Settings
@@ -38,7 +39,7 @@ def ray(
     This process reads a chunk when a worker is free for it: nothing but the parts under way is
     held. A worker starts when there is a chunk for it.
     """
-    _import_ray()
+    require("ray", 'engine="ray"', "ray")
     todo = filter(wanted, stream.chunks(settings.rows_per_part))
     first = next(todo, None)
     if first is None:
@@ -82,7 +83,8 @@ class _Worker:
 @contextlib.contextmanager
 def _session(address: str | None) -> Iterator[Any]:
     """Yield ray; what was started here is stopped."""
-    ray = _import_ray()
+    import ray
+
     own = not ray.is_initialized()
     if own:
         here = {} if address else {"include_dashboard": False}
@@ -92,13 +94,3 @@ def _session(address: str | None) -> Iterator[Any]:
     finally:
         if own:
             ray.shutdown()
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise ImportError(
-            'engine="ray" needs ray: pip install "preference-entanglement-toolkit[ray]"'
-        ) from None
-    return ray
