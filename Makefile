@@ -40,7 +40,7 @@ lab: $(VENV)/.lab-installed ## open JupyterLab on the first notebook
 test: $(VENV)/.dev-installed ## lint, unit, notebook and browser tests
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) pytest $(NBVAL) tests notebooks $(PYTEST_ARGS)
+	$(RUN) pytest $(NBVAL) tests toolkit notebooks $(PYTEST_ARGS)
 
 portable: $(VENV)/.dev-installed ## the notebooks with the plainest arithmetic of any processor
 	$(PORTABLE) $(RUN) pytest $(NBVAL) tests/test_notebooks.py notebooks $(PYTEST_ARGS)

@@ -190,7 +190,7 @@ def test_what_is_no_pair_is_refused(policy, runs, name):
 def test_rows_without_a_single_pair_are_not_scored(policy, runs, given):
     """A row of NaN was written for each, and a file said to be complete."""
     said = refused(runs, tk.score_pairs, policy, given)
-    assert re.search(r"none of the first 1 rows is a preference pair; row 0|source", said)
+    assert re.search(r"1 row read, and none is a preference pair; row 0|source", said)
 
 
 def test_one_bad_row_among_good_ones_keeps_its_place(policy):
@@ -269,7 +269,7 @@ def test_pairs_that_cannot_be_scored_are_left_out_and_named(policy, name):
 
 def test_log_probabilities_name_what_was_left_out(policy):
     found = tk.per_token_logps(policy, with_bad(), on_error="skip")
-    assert [pair.id for pair in found] == [pair.id for pair in pairs()]
+    assert [pair.pair_id for pair in found] == [pair.id for pair in pairs()]
     assert found.skipped["row"].tolist() == [7, 9]
     assert tk.per_token_logps(policy, pairs()).skipped.empty
 

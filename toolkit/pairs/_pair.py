@@ -122,6 +122,7 @@ class PairList(list[PreferencePair]):
     """The pairs that were loaded, and in `skipped` a frame (row, pair_id, reason) of the others.
 
     Example:
+        >>> from toolkit import load_pairs
         >>> pairs = load_pairs([{"prompt": "a", "chosen": "b", "rejected": ""}], on_error="skip")
         >>> len(pairs), pairs.skipped.reason.tolist()
         (0, ['rejected is empty'])
