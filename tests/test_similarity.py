@@ -88,7 +88,7 @@ def test_ches_equals_its_definition(shape, dtype):
         assert got.ln_ches == pytest.approx(ln_ches, abs=close * a / n * (a / n + b / m))
         last = reference.last_hidden_inner(twin, pair)
         assert got.last_hidden_inner == pytest.approx(last, rel=1e-5 if close == 2e-6 else 1e-6)
-        assert (got.id, got.chosen_length, got.rejected_length) == (pair.id, n, m)
+        assert (got.pair_id, got.chosen_length, got.rejected_length) == (pair.id, n, m)
 
 
 def test_a_soft_capped_model_gives_the_state_before_its_head():
