@@ -85,7 +85,8 @@ def toolkit_pairs(model, batch) -> np.ndarray:
 
 def official_pairs(model, batch) -> np.ndarray:
     """One backward per response, gradients materialised and compared."""
-    return sum(_autograd.pair_products(model, parameters(model), sequences(batch)).values()).numpy()
+    found = _autograd.pair_products(model, parameters(model), sequences(batch), {})
+    return sum(found.values()).numpy()
 
 
 def captum_inner(model, batch) -> np.ndarray:
@@ -204,9 +205,10 @@ def toolkit_tokens(model, batch) -> np.ndarray:
 
 def jvp_tokens(model, batch) -> np.ndarray:
     """``torch.func.jvp`` along the two materialised gradients of each pair."""
-    found = []
+    found, forward = [], _autograd.directional_logps
     for enc in batch:
-        _, *along = _autograd.token_products(model, parameters(model), sequences([enc]))
+        given = model, parameters(model), sequences([enc]), {}
+        _, *along = _autograd.token_products(*given, forward)
         found.append(np.stack([torch.cat(list(v)).double().numpy() for v in along]))
     return np.concatenate(found, 1)
 

@@ -18,37 +18,7 @@ from transformers import (
 from toolkit import EncodedPair, Policy
 
 VOCAB = 61
-CONFIGS = {
-    # Tied embeddings, Conv1D, learned positions, LayerNorm with biases.
-    "gpt2": lambda: GPT2Config(
-        vocab_size=VOCAB, n_positions=64, n_embd=24, n_layer=2, n_head=2, pad_token_id=0
-    ),
-    # Untied, grouped-query attention, RMSNorm.
-    "llama": lambda: LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-    ),
-    # Tied, biases on q, k and v.
-    "qwen2": lambda: Qwen2Config(
-        vocab_size=VOCAB,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-    ),
-}
-
-
-BASE = {
+PLAIN = {
     "vocab_size": VOCAB,
     "hidden_size": 24,
     "intermediate_size": 40,
@@ -56,9 +26,17 @@ BASE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+}
+BASE = {**PLAIN, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+CONFIGS = {
+    # Tied embeddings, Conv1D, learned positions, LayerNorm with biases.
+    "gpt2": lambda: GPT2Config(
+        vocab_size=VOCAB, n_positions=64, n_embd=24, n_layer=2, n_head=2, pad_token_id=0
+    ),
+    # Untied, grouped-query attention, RMSNorm.
+    "llama": lambda: LlamaConfig(**PLAIN, tie_word_embeddings=False),
+    # Tied, biases on q, k and v.
+    "qwen2": lambda: Qwen2Config(**PLAIN, tie_word_embeddings=True),
 }
 # Shapes that bend a rule: scaled embeddings, soft-capping, norms inside heads, fused experts and a
 # router, position embeddings with an offset.
@@ -90,15 +68,20 @@ class Letters:
         return "".join(f"<{int(i)}>" for i in ids)
 
 
-def model(shape: str, dtype=torch.float64, seed: int = 0):
+def built(config, dtype=torch.float64, seed: int = 0):
     """A random model with weights large enough that its distributions are far from uniform."""
     torch.manual_seed(seed)
-    built = AutoModelForCausalLM.from_config({**CONFIGS, **ODD_CONFIGS}[shape]()).to(torch.float64)
+    made = AutoModelForCausalLM.from_config(config).to(torch.float64)
     with torch.no_grad():
-        for p in built.parameters():
+        for p in made.parameters():
             p.add_((0.15 if p.dim() > 1 else 0.1) * torch.randn_like(p))
-    built.tie_weights()
-    return built.to(dtype)
+    made.tie_weights()
+    return made.to(dtype)
+
+
+def model(shape: str, dtype=torch.float64, seed: int = 0):
+    """A random model of one of the shapes above."""
+    return built({**CONFIGS, **ODD_CONFIGS}[shape](), dtype, seed)
 
 
 def policy(shape: str, dtype=torch.float64, seed: int = 0, **options) -> Policy:
@@ -114,6 +97,13 @@ def encoded(name: str, prompt, chosen, rejected) -> EncodedPair:
         return ids, torch.arange(len(ids)) >= len(prompt)
 
     return EncodedPair(name, *side(chosen), *side(rejected), append_eos=False, boundary_merge=False)
+
+
+def swapped(pair: EncodedPair) -> EncodedPair:
+    """The pair with chosen and rejected in each other's place."""
+    chosen, rejected = (pair.chosen_ids, pair.chosen_mask), (pair.rejected_ids, pair.rejected_mask)
+    flags = {"append_eos": pair.append_eos, "boundary_merge": pair.boundary_merge}
+    return EncodedPair(f"{pair.id} swapped", *rejected, *chosen, **flags)
 
 
 def ragged_pairs() -> list[EncodedPair]:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "extras": set(),
     "hub": set(),
     "pairs": {"checks", "extras", "hub"},
-    "model": {"pairs"},
+    "model": {"losses", "pairs"},  # of losses the names of what they read
     "losses": {"checks"},
     "gradients": {"model", "pairs"},
     "entanglement": {"losses", "gradients"},

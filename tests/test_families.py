@@ -6,7 +6,6 @@ import reference
 import shapes
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     BloomConfig,
     CTRLConfig,
     DeepseekV2Config,
@@ -80,15 +79,10 @@ CLOSE = {("xlstm", torch.float32): 3e-5}
 
 
 def policy_of(family: str, dtype: torch.dtype) -> tk.Policy:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(FAMILIES[family]()).to(torch.float64)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_((0.15 if p.dim() > 1 else 0.1) * torch.randn_like(p))
-    model.tie_weights()
+    model = shapes.built(FAMILIES[family](), dtype)
     if dtype == torch.float64:
         model.config._experts_implementation = "eager"
-    return tk.Policy(model.to(dtype), shapes.Letters(), name=family)
+    return tk.Policy(model, shapes.Letters(), name=family)
 
 
 def oracle_of(policy: tk.Policy):

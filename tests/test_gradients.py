@@ -1,6 +1,9 @@
 """Gradient products against plain autograd in float64, and the exact identities between them."""
 
 import gc
+import inspect
+from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,14 @@ import torch
 
 import toolkit as tk
 from toolkit import gradients
-from toolkit.gradients import _findings, _token_gram, per_pair, response_gram
+from toolkit.gradients import (
+    _findings,
+    _rules,
+    _token_gram,
+    per_pair,
+    products,
+    response_gram,
+)
 from toolkit.model import batching, forward
 
 SHAPES = list(shapes.CONFIGS)
@@ -103,16 +113,8 @@ def test_shared_prefix_tokens_have_the_same_gradient():
 def test_swapping_the_responses_swaps_the_norms():
     """T10."""
     policy, pair = shapes.policy("qwen2"), shapes.ragged_pairs()[1]
-    swapped = tk.EncodedPair(
-        "s",
-        pair.rejected_ids,
-        pair.rejected_mask,
-        pair.chosen_ids,
-        pair.chosen_mask,
-        append_eos=False,
-        boundary_merge=False,
-    )
-    a, b = (tk.pair_stats(policy, p, progress=False) for p in (pair, swapped))
+    both = pair, shapes.swapped(pair)
+    a, b = (tk.pair_stats(policy, p, progress=False) for p in both)
     assert a.chosen_sq_norm == pytest.approx(b.rejected_sq_norm)
     assert a.rejected_sq_norm == pytest.approx(b.chosen_sq_norm)
     assert a.inner == pytest.approx(b.inner)
@@ -276,6 +278,24 @@ def test_the_probability_sum_over_the_vocabulary_does_not_change(shape):
     along = np.array([tk.token_contributions(policy, q).with_rejected[0] for q in pairs])
     assert p.sum() == pytest.approx(1.0)
     assert abs(p @ along) < 1e-7 * np.abs(p * along).sum()
+
+
+def test_the_walk_to_a_contraction_enters_each_file_once(monkeypatch):
+    """As CONTRIBUTING.md tells it: a way back up, or a sixth file, fails here."""
+    policy, pair = shapes.policy("gpt2"), shapes.ragged_pairs()[0]
+    tk.pair_stats(policy, pair, progress=False)
+    walks, room = [], Path(gradients.__file__).parent
+
+    def walked(*args):
+        files = [Path(frame.filename) for frame in reversed(inspect.stack(0))]
+        inside = [file.stem for file in files if file.parent == room]
+        walks.append([file for file, _ in groupby(inside)])
+        return products.tensor_products(*args)
+
+    monkeypatch.setattr(_rules, "tensor_products", walked)
+    tk.pair_stats(policy, pair, progress=False)
+    # The contraction itself is the fifth, products.
+    assert walks and all(w == ["per_pair", "fallback", "_passes", "_rules"] for w in walks)
 
 
 def test_the_model_is_left_as_it_was():

@@ -6,35 +6,24 @@ import pytest
 import reference
 import shapes
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, MambaConfig, MistralConfig
+from transformers import BloomConfig, LlamaConfig, MambaConfig, MistralConfig
 
 import toolkit as tk
 from toolkit.similarity import _head_states
 from toolkit.similarity._packed import packed_inputs, packed_length, shared_length, unpacked
 
-BASE = {"vocab_size": shapes.VOCAB, "hidden_size": 24, "num_hidden_layers": 2}
-ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 40}
-
-
-def built(config, dtype=torch.float64):
-    """A random model of this configuration with weights large enough to matter."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).to(torch.float64)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.15 * torch.randn_like(p))
-    model.tie_weights()
-    return model.to(dtype).eval()
+SMALL = {"vocab_size": shapes.VOCAB, "hidden_size": 24}
 
 
 def mistral(window, **options):
-    config = MistralConfig(**BASE, **ATTENTION, sliding_window=window, max_position_embeddings=256)
-    return built(config, **options)
+    long = {**shapes.PLAIN, "max_position_embeddings": 256}
+    return shapes.built(MistralConfig(**long, sliding_window=window), **options).eval()
 
 
 def growing_rope():
     rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0}
-    return built(LlamaConfig(**BASE, **ATTENTION, max_position_embeddings=8, rope_parameters=rope))
+    short = {**shapes.PLAIN, "max_position_embeddings": 8}
+    return shapes.built(LlamaConfig(**short, rope_parameters=rope)).eval()
 
 
 def long_pairs():
@@ -127,8 +116,8 @@ def test_these_models_are_packed(shape, dtype):
     "build",
     [
         lambda: mistral(8),
-        lambda: built(MambaConfig(**BASE, state_size=4)),
-        lambda: built(BloomConfig(vocab_size=shapes.VOCAB, hidden_size=24, n_layer=2, n_head=4)),
+        lambda: shapes.built(MambaConfig(**SMALL, num_hidden_layers=2, state_size=4)).eval(),
+        lambda: shapes.built(BloomConfig(**SMALL, n_layer=2, n_head=4)).eval(),
     ],
     ids=["sliding window", "recurrent state", "alibi"],
 )

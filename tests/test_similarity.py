@@ -33,18 +33,6 @@ def row(policy, pair):
     return tk.similarity(policy, pair, progress=False).iloc[0]
 
 
-def swapped(pair):
-    return tk.EncodedPair(
-        f"{pair.id} swapped",
-        pair.rejected_ids,
-        pair.rejected_mask,
-        pair.chosen_ids,
-        pair.chosen_mask,
-        append_eos=pair.append_eos,
-        boundary_merge=pair.boundary_merge,
-    )
-
-
 def state_sums(policy, pair):
     """S⁺ and S⁻ from the oracle's states."""
     twin = reference.double(policy.model)
@@ -204,7 +192,7 @@ def test_unscored_tokens_in_the_middle_do_not_enter():
 def test_identities_of_pairs(shape):
     """C1, C2, C3 and C10 on one frame."""
     policy, pairs = shapes.policy(shape), shapes.ragged_pairs()
-    frame = tk.similarity(policy, [*pairs, *map(swapped, pairs)])
+    frame = tk.similarity(policy, [*pairs, *map(shapes.swapped, pairs)])
     first, second = frame[:5].reset_index(), frame[5:].reset_index()
     for i, pair in enumerate(pairs):
         a, b = state_sums(policy, pair)

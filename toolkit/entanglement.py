@@ -142,16 +142,8 @@ class Entanglement:
 
     def take(self, index) -> Entanglement:
         """Return the pairs at these positions, in this order."""
-        at, w = np.arange(len(self))[list(index)], self.weights
-        weights = LossWeights(
-            w.loss_name,
-            w.hparams,
-            w.losses[at],
-            w.d_chosen[at],
-            w.d_rejected[at],
-            [w.pair_ids[i] for i in at],
-        )
-        return Entanglement(self.stats.take(at), weights, self.lr)
+        at = np.arange(len(self))[list(index)]
+        return Entanglement(self.stats.take(at), self.weights.take(at), self.lr)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per pair: statistics, weights, band, predictions and their reach."""

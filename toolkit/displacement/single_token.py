@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from toolkit.displacement.flow import contrast, next_token_logps, project
-from toolkit.losses import LossWeights, check_loss, loss_weights
+from toolkit.losses import LossWeights, PairLogSums, check_loss, loss_weights
 from toolkit.model import Policy, Provenance, reference
 from toolkit.model.forward import evaluation, log_softmax, response_logits
 from toolkit.model.inputs import encoded_pair
@@ -148,25 +148,14 @@ def single_token_theory(
     with reference(policy) as ref_model:
         side = enc.chosen_ids, enc.chosen_mask
         ref = logps if ref_model is None else next_token_logps(ref_model, *side)[0]
-    stats = _Single(logps[[chosen]], logps[[rejected]], ref[[chosen]], ref[[rejected]], [enc.id])
+    sums = (x[[token]].numpy() for x in (logps, ref) for token in (chosen, rejected))
+    stats = PairLogSums([enc.id], *sums, np.ones(1), np.ones(1))
     weights = loss_weights(stats, loss, **hparams)
     weight = policy.model.get_output_embeddings().weight.detach()
     parts = _parts(weight, state, logps.exp(), chosen, rejected, weights)
     texts = legible_texts(policy.tokenizer, range(len(logps)))
     labels = policy.labels("unconstrained features")
     return SingleTokenTheory(enc.id, chosen, rejected, weights, **parts, texts=texts, labels=labels)
-
-
-@dataclass(frozen=True)
-class _Single:
-    """What a loss may read of one pair of single tokens."""
-
-    chosen_logps: Tensor
-    rejected_logps: Tensor
-    ref_chosen_logps: Tensor
-    ref_rejected_logps: Tensor
-    pair_ids: list[str]
-    chosen_length = rejected_length = np.ones(1)
 
 
 def _parts(weight: Tensor, state: Tensor, probs: Tensor, chosen, rejected, weights) -> dict:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.dynamics.responses import Values, fits, parts_of
-from toolkit.losses import LossWeights, loss_weights
+from toolkit.losses import FIELDS, LossWeights, PairLogSums, loss_weights
 from toolkit.model import Policy
 from toolkit.model.forward import Row, evaluation, scored_logps, sequences
 from toolkit.model.parameters import Parameters, only
-from toolkit.model.scores import Scores, scores
+from toolkit.model.scores import scores
 from toolkit.remedies import Bound
 
 
@@ -100,9 +100,9 @@ def minibatch(
     return Minibatch(weights, grads, norm, factor, *more)
 
 
-def weigh(loss, found: Scores, hparams: Mapping[str, float]) -> LossWeights:
+def weigh(loss, found: PairLogSums, hparams: Mapping[str, float]) -> LossWeights:
     """Return the loss and its weights of each pair; an error names the pair."""
-    sides = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
+    sides = FIELDS[:4]
     values = np.stack([getattr(found, name) for name in sides])
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):

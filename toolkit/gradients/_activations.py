@@ -93,17 +93,15 @@ def eager_experts(model: nn.Module) -> Iterator[None]:
 def replaced(forwards: dict[nn.Module, Callable | None]) -> Iterator[None]:
     """Give modules another ``forward`` inside the block; ``None`` gives back their class's own."""
     before = {m: vars(m).get("forward") for m in forwards}
-    try:
+
+    def give(forwards: dict[nn.Module, Callable | None]) -> None:
         for module, forward in forwards.items():
-            _set_forward(module, forward)
+            vars(module).pop("forward", None)
+            if forward is not None:
+                module.forward = forward
+
+    try:
+        give(forwards)
         yield
     finally:
-        for module, forward in before.items():
-            _set_forward(module, forward)
-
-
-def _set_forward(module: nn.Module, forward: Callable | None) -> None:
-    if forward is None:
-        vars(module).pop("forward", None)
-    else:
-        module.forward = forward
+        give(before)

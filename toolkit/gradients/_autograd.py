@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from toolkit.gradients._activations import AttentionBy, eager_experts
-from toolkit.gradients.products import dot, flat_products, tensor_products
+from toolkit.gradients.products import dot, flat_products, grouped, tensor_products
 from toolkit.model.forward import Row, Scorer, evaluation, scored_logps
 from toolkit.model.parameters import Parameters, only
 from toolkit.model.turns import alone_in_process
 
-Weights = list[Tensor] | None  # a diagonal metric, in parameter order
+Roots = Mapping[str, Tensor]  # √P of a diagonal metric P by parameter name; {} is the plain one
 MEMORY = 1 << 30  # bytes of token gradients kept at once
 GROUP = 1 << 28  # bytes of one gradient held at once, or a single parameter's
 
@@ -32,188 +32,156 @@ def gradient(scalar: Tensor, selected: Parameters, retain: bool = False) -> list
 
 def groups_of(selected: Parameters) -> list[Parameters]:
     """Split parameters into groups whose gradient takes at most ``GROUP`` bytes, or into ones."""
-    groups: list[Parameters] = []
-    room = 0
-    for name, p in selected.items():
-        size = p.numel() * max(4, p.element_size())
-        if not groups or size > room:
-            groups.append({})
-            room = GROUP
-        groups[-1][name] = p
-        room -= size
-    return groups
+    sizes = {name: p.numel() * max(4, p.element_size()) for name, p in selected.items()}
+    return [{name: selected[name] for name in names} for names in grouped(sizes, GROUP)]
 
 
 def pair_products(
-    model: nn.Module, selected: Parameters, rows: Sequence[Row], metric: Weights = None
+    model: nn.Module, selected: Parameters, rows: Sequence[Row], roots: Roots
 ) -> dict[str, Tensor]:
-    """Return ``[pairs, 3]`` by parameter name: a backward per response and group of parameters.
+    """Return ``[pairs, 3]`` by parameter name: a backward per response and group of parameters."""
 
-    Two gradients of one group are held at a time.
-    """
-    weights, groups = _by_name(selected, metric), groups_of(selected)
-    found: dict[str, list[Tensor]] = {name: [] for name in selected}
-    for i in range(0, len(rows), 2):
-        sums: list[Tensor | None] = [None, None]
-        for group in groups:
-            more, sides = group is not groups[-1], []
-            for side, row in enumerate(rows[i : i + 2]):
-                with only(model, selected), evaluation(model):
-                    if sums[side] is None:
-                        sums[side] = scored_logps(model, [row])[0].sum()
-                    sides.append(_scaled(gradient(sums[side], group, retain=more), group, weights))
-                if not more:
-                    sums[side] = None  # with one group, only one response's graph is ever held
-            for name, a, b in zip(group, *sides, strict=True):
-                found[name].append(tensor_products(a, b))
-    return {name: torch.stack(products) for name, products in found.items()}
+    def total(row: Row) -> Tensor:
+        return scored_logps(model, [row])[0].sum()
+
+    pairs = zip(rows[::2], rows[1::2], strict=True)
+    found = [_products(model, selected, total, pair, roots) for pair in pairs]
+    return {name: torch.stack([products[name] for products in found]) for name in selected}
 
 
 def weighted_products(
-    model: nn.Module,
-    selected: Parameters,
-    rows: Sequence[Row],
-    left: Tensor,
-    right: Tensor | None = None,
-) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """Return ⟨u, v⟩, ‖u‖ and ‖v‖ by parameter name, for gradients of weighted sums of tokens.
+    model: nn.Module, selected: Parameters, rows: Sequence[Row], *weights: Tensor
+) -> dict[str, Tensor]:
+    """Return ‖u‖², ‖v‖² and ⟨u, v⟩ by parameter name, for two weighted sums of tokens.
 
-    ``u = ∇ Σ left_t log π_t`` and ``v = ∇ Σ right_t log π_t`` over all tokens of the rows. One
-    group of the parameters is held at a time.
-
-    Args:
-        model: The model.
-        selected: Parameters to differentiate.
-        rows: Each run by itself: what mixes rows shows.
-        left: One weight per scored token, rows one after the other.
-        right: The same; ``None``: ``left``.
+    ``u = ∇ Σ w_t log π_t`` over all tokens of the rows, one after the other, and v the same with
+    the second weights; with one set of weights v is u. Each row is run by itself: what mixes rows
+    shows.
     """
-    found = {}
-    with only(model, selected), evaluation(model):
+
+    def total(weight: Tensor) -> Tensor:
         logps = torch.cat([scored_logps(model, [row])[0] for row in rows])
-        sums = [(w.to(logps) * logps).sum() for w in (left, right) if w is not None]
-        for group in groups_of(selected):
-            sides = [gradient(x, group, retain=True) for x in sums]
-            for name, u, v in zip(group, sides[0], sides[-1], strict=True):
-                found[name] = dot(u, v), dot(u, u).sqrt(), dot(v, v).sqrt()
+        return (weight.to(logps) * logps).sum()
+
+    return _products(model, selected, total, weights, {})
+
+
+def _products(
+    model: nn.Module, selected: Parameters, total: Callable, sides: Sequence, roots: Roots
+) -> dict[str, Tensor]:
+    """‖u‖², ‖v‖², ⟨u, v⟩ with u and v the gradients of ``total`` of the first and last side.
+
+    Two gradients of one group of parameters are held at a time.
+    """
+    found, graphs, groups = {}, [None] * len(sides), groups_of(selected)
+    with only(model, selected), evaluation(model):
+        for group in groups:
+            more, grads = group is not groups[-1], []
+            for i, side in enumerate(sides):
+                scalar = total(side) if graphs[i] is None else graphs[i]
+                graphs[i] = scalar if more else None  # one group: one graph at a time
+                grads.append(_scaled(gradient(scalar, group, retain=more), group, roots))
+            for name, u, v in zip(group, grads[0], grads[-1], strict=True):
+                found[name] = tensor_products(u, v)
     return found
 
 
 def token_products(
-    model: nn.Module, selected: Parameters, rows: Sequence[Row], metric: Weights = None
+    model: nn.Module,
+    selected: Parameters,
+    rows: Sequence[Row],
+    roots: Roots,
+    directional: Callable[..., list[list[Tensor]]],
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Return the rows' log-probabilities and their products with both gradients of one pair.
 
-    Two forward-mode derivatives, along the materialised gradients of the two responses.
+    The gradients of the two responses are materialised; ``directional`` goes along them.
     """
-    weights = _by_name(selected, metric)
     with only(model, selected), evaluation(model):
         logps = scored_logps(model, rows)
         directions = [gradient(side.sum(), selected, retain=True) for side in logps]
         for _ in range(2):
-            directions = [_scaled(d, selected, weights) for d in directions]
-        along = [directional_logps(model, rows, selected, d) for d in directions]
-    return [x.detach() for x in logps], *along
-
-
-def token_products_by_backward(
-    model: nn.Module, selected: Parameters, rows: Sequence[Row], metric: Weights = None
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Return the same by one backward per token and group of parameters: no other derivative."""
-    weights = _by_name(selected, metric)
-    with only(model, selected), evaluation(model):
-        logps = scored_logps(model, rows)
-        every, sizes = torch.cat(logps), [len(x) for x in logps]
-        along = torch.zeros(2, len(every), dtype=torch.float64)
-        for group in groups_of(selected):
-
-            def scaled(scalar: Tensor, group: Parameters = group) -> list[Tensor]:
-                return _scaled(gradient(scalar, group, retain=True), group, weights)
-
-            directions = [scaled(side.sum()) for side in logps]
-            for t, logp in enumerate(every):
-                own = scaled(logp)
-                for side, direction in enumerate(directions):
-                    along[side, t] += sum(dot(a, b) for a, b in zip(own, direction, strict=True))
-    return [x.detach() for x in logps], *(list(x.split(sizes)) for x in along)
+            directions = [_scaled(d, selected, roots) for d in directions]
+        logps = [x.detach() for x in logps]
+        return logps, *directional(model, rows, selected, directions)
 
 
 def token_gram(
-    model: nn.Module,
-    selected: Parameters,
-    rows: Sequence[Row],
-    memory: int = MEMORY,
-    metric: Weights = None,
+    model: nn.Module, selected: Parameters, rows: Sequence[Row], roots: Roots
 ) -> tuple[Tensor, Tensor]:
     """Return the log-probabilities and the Gram matrix of all token gradients of the rows.
 
     One backward per token, two blocks of gradients in memory at a time.
     """
+
+    def stacked(some: range) -> list[Tensor]:
+        found = [gradient(logps[i], selected, retain=True) for i in some]
+        scaled = [_scaled(g, selected, roots) for g in found]
+        return [torch.stack(column) for column in zip(*scaled, strict=True)]
+
     with only(model, selected), evaluation(model):
-        logps, weights = torch.cat(scored_logps(model, rows)), _by_name(selected, metric)
+        logps = torch.cat(scored_logps(model, rows))
         size = sum(p.numel() * max(4, p.element_size()) for p in selected.values())
-        block = max(1, memory // (2 * size))
+        block = max(1, MEMORY // (2 * size))
         spans = [range(i, min(i + block, len(logps))) for i in range(0, len(logps), block)]
         gram = torch.zeros(len(logps), len(logps), dtype=torch.float64)
         for a, some in enumerate(spans):
-            left = _stacked(logps, some, selected, weights)
+            left = stacked(some)
             for others in spans[a:]:
-                right = left if others is some else _stacked(logps, others, selected, weights)
+                right = left if others is some else stacked(others)
                 part = sum(flat_products(x, y) for x, y in zip(left, right, strict=True))
                 gram[some.start : some.stop, others.start : others.stop] = part
                 gram[others.start : others.stop, some.start : some.stop] = part.T
     return logps.detach(), (gram + gram.T) / 2
 
 
-def _by_name(selected: Parameters, metric: Weights) -> dict[str, Tensor]:
-    return {} if metric is None else dict(zip(selected, metric, strict=True))
-
-
-def _scaled(gradients: list[Tensor], names: Iterable[str], weights: dict[str, Tensor]):
-    """√P·g: plain products of scaled gradients are products under P; {} is the plain metric."""
-    if not weights:
+def _scaled(gradients: list[Tensor], names: Iterable[str], roots: Roots) -> list[Tensor]:
+    """√P·g: plain products of scaled gradients are products under P."""
+    if not roots:
         return gradients
-    return [g * weights[name].sqrt() for name, g in zip(names, gradients, strict=True)]
-
-
-def _stacked(
-    logps: Tensor, rows: range, selected: Parameters, weights: dict[str, Tensor]
-) -> list[Tensor]:
-    found = [gradient(logps[i], selected, retain=True) for i in rows]
-    gradients = [_scaled(g, selected, weights) for g in found]
-    return [torch.stack(column) for column in zip(*gradients, strict=True)]
+    return [g * roots[name] for name, g in zip(names, gradients, strict=True)]
 
 
 @alone_in_process
 def directional_logps(
-    model: nn.Module, rows: Sequence[Row], at: Parameters, direction: list[Tensor]
-) -> list[Tensor]:
-    """Return ⟨∇log π_t, direction⟩ of each row's tokens at the weights ``at``, by forward mode."""
-    scorer = Scorer(model, rows)
+    model: nn.Module, rows: Sequence[Row], at: Parameters, directions: Sequence[list[Tensor]]
+) -> list[list[Tensor]]:
+    """Return ⟨∇log π_t, direction⟩ of each row's tokens at the weights ``at``, by forward mode.
+
+    One list of rows for each direction.
+    """
+    scorer, found = Scorer(model, rows), []
     primals = {f"model.{name}": p.detach() for name, p in at.items()}
-    moves = zip(primals.items(), direction, strict=True)
-    tangents = {name: d.to(p.dtype) for (name, p), d in moves}
 
     def scores(values):
         return tuple(torch.func.functional_call(scorer, values, ()))
 
     with AttentionBy(_attention), eager_experts(model):
-        return list(torch.func.jvp(scores, (primals,), (tangents,))[1])
+        for direction in directions:
+            moves = zip(primals.items(), direction, strict=True)
+            tangents = {name: d.to(p.dtype) for (name, p), d in moves}
+            found.append(list(torch.func.jvp(scores, (primals,), (tangents,))[1]))
+    return found
 
 
 def directional_by_backward(
-    model: nn.Module, rows: Sequence[Row], at: Parameters, direction: list[Tensor]
-) -> list[Tensor]:
-    """Return the same by one backward per token."""
+    model: nn.Module, rows: Sequence[Row], at: Parameters, directions: Sequence[list[Tensor]]
+) -> list[list[Tensor]]:
+    """Return the same by one backward per token and group of parameters: no other derivative."""
     leaves = {f"model.{name}": p.detach().requires_grad_() for name, p in at.items()}
+    moves = [dict(zip(leaves, direction, strict=True)) for direction in directions]
     with torch.enable_grad():
         logps = torch.func.functional_call(Scorer(model, rows), leaves, ())
         every, sizes = torch.cat(logps), [len(x) for x in logps]
-        found = torch.zeros(len(every), dtype=torch.float64)
-        for t, logp in enumerate(every):
-            own = gradient(logp, leaves, retain=True)
-            found[t] = sum(dot(g, d.to(g.dtype)) for g, d in zip(own, direction, strict=True))
-    return list(found.split(sizes))
+        found = torch.zeros(len(moves), len(every), dtype=torch.float64)
+        for group in groups_of(leaves):
+            for t, logp in enumerate(every):
+                own = gradient(logp, group, retain=True)
+                for k, move in enumerate(moves):
+                    found[k, t] += sum(
+                        dot(g, move[n].to(g.dtype)) for n, g in zip(group, own, strict=True)
+                    )
+    return [list(values.split(sizes)) for values in found]
 
 
 def _attention(

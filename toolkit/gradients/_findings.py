@@ -6,7 +6,6 @@ Kept for each model until anything in it is another object than when it was foun
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -101,9 +100,8 @@ def _examine(model: nn.Module, fresh: Parameters, known: Findings) -> None:
     weights = torch.tensor(SIDES, dtype=torch.float64).repeat_interleave(int(rows[0][1].sum()))
     a, b = SIDES
     mix = torch.tensor([a * a, b * b, 2 * a * b], dtype=torch.float64)
-    expected = {
-        n: float(x) for n, (x, *_) in weighted_products(model, fresh, rows, weights).items()
-    }
+    squares = weighted_products(model, fresh, rows, weights)
+    expected = {name: float(square) for name, (square, *_) in squares.items()}
     # A gradient that is zero but for rounding (the bias of attention's keys) is no rule's fault.
     noise = torch.finfo(model.dtype).eps ** 1.5 * sum(expected.values())
     for name, size in expected.items():
@@ -156,17 +154,3 @@ class _Kept(torch.autograd.graph.saved_tensors_hooks):
             self.seen.add(storage.data_ptr())
             self.total += storage.nbytes()
         return tensor
-
-
-def reason(error: Exception) -> str:
-    """Return the first line of an error, in few words, for a label."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first[:80]}"
-
-
-def names(some: Sequence[str], every: Sequence[str]) -> str:
-    """Name parameters in few words."""
-    if some and len(some) == len(every):
-        return "all"
-    more = f" and {len(some) - 3} more" if len(some) > 3 else ""
-    return ", ".join(list(some)[:3]) + more

@@ -39,22 +39,18 @@ def pair_products(
 
     def add(products: dict[str, Tensor]) -> None:
         for name, value in products.items():
-            found[name] = found[name] + value if name in found else value
+            found[name] = found.get(name, 0) + value
 
     def consume(module: nn.Module, use: Use) -> None:
         try:
-            contract(module, use)
+            add(plan.rules[module].products(use))
+            if tied and module is tied.head:
+                heads.append(tied.looked_up(use, ids))
+            elif tied and module is tied.embedding:
+                add(tied.products(heads.pop(), use))
         except Exception as error:
             if plan.checked or is_out_of_memory(error):
                 raise
-
-    def contract(module: nn.Module, use: Use) -> None:
-        rule = plan.rules[module]
-        add(rule.products(use))
-        if tied and module is tied.head:
-            heads.append(tied.looked_up(use, ids))
-        elif tied and module is tied.embedding:
-            add(tied.products(heads.pop(), use))
 
     logps, _ = backward(model, plan, rows, consume)
     return found, logps

@@ -6,7 +6,7 @@ rows (responses), chosen and rejected of each pair next to each other. For a row
 and inner products need either that product or the two Gram matrices, ``Σ (A Aᵀ) ⊙ (D Dᵀ)``,
 whichever is cheaper (docs/formulas.md, section 5). Nothing here keeps a gradient of a whole model.
 
-A new kind of layer is a class under ``@rule_of(its type)``; every rule is compared with plain
+A new kind of layer is a ``Rule`` under ``@rule_of(its type)``; every rule is compared with plain
 autograd on the model before it serves. Besides ``takes`` it answers four questions: ``products``
 (‖·‖² and ⟨·,·⟩ of the two rows of each pair), ``gradient`` (of one row), ``tangent`` (what moving
 the parameters along a row's gradient adds to the layer's output), and ``gram`` (inner products of
@@ -36,13 +36,36 @@ class Use(NamedTuple):
     backprops: Tensor  # [rows, T, out]
 
 
-RULES: dict[type[nn.Module], type] = {}  # a module's rule by its type, or by the nearest base of it
+class Rule:
+    """A layer's share of the products; of vectors (biases, norms) each row's gradient is at hand.
+
+    ``vectors(use)`` returns those gradients, ``[rows, n]`` by parameter name.
+    """
+
+    weight: str | None = None  # their names, where they are selected
+    bias: str | None = None
+
+    def products(self, use: Use) -> dict[str, Tensor]:
+        """Return ``[pairs, 3]`` by parameter name."""
+        return {name: vector_products(rows) for name, rows in self.vectors(use).items()}
+
+    def gradient(self, use: Use, row: int) -> dict[str, Tensor]:
+        """Return the gradient of one row by parameter name."""
+        return {name: rows[row] for name, rows in self.vectors(use).items()}
+
+    def gram(self, uses: Sequence[Use]) -> Tensor:
+        """Return the inner products of all token gradients of the rows, a token per row of each."""
+        by_name = zip(*(self.vectors(use).values() for use in uses), strict=True)
+        return sum(flat_products(v, v) for v in map(torch.cat, by_name))
 
 
-def rule_of(*kinds: type[nn.Module]) -> Callable[[type], type]:
+RULES: dict[type[nn.Module], type[Rule]] = {}  # by a module's type, or the nearest base of it
+
+
+def rule_of(*kinds: type[nn.Module]) -> Callable[[type[Rule]], type[Rule]]:
     """Register a class as the rule of these module types and of those derived from them."""
 
-    def register(rule: type) -> type:
+    def register(rule: type[Rule]) -> type[Rule]:
         RULES.update(dict.fromkeys(kinds, rule))
         return rule
 
@@ -50,7 +73,7 @@ def rule_of(*kinds: type[nn.Module]) -> Callable[[type], type]:
 
 
 @rule_of(nn.Linear, Conv1D)
-class Linear:
+class Linear(Rule):
     """``y = x Wᵀ + b``, or ``x W + b`` for GPT-2's Conv1D."""
 
     def __init__(self, module: nn.Module, names: dict[str, str]):
@@ -62,22 +85,20 @@ class Linear:
         """Return whether the module computes what its base class does."""
         return type(module).forward in (nn.Linear.forward, Conv1D.forward)
 
+    def vectors(self, use: Use) -> dict[str, Tensor]:
+        """Return the gradient of the bias."""
+        return {self.bias: use.backprops.sum(1)} if self.bias else {}
+
     def products(self, use: Use) -> dict[str, Tensor]:
-        """Return ``[pairs, 3]`` by parameter name."""
-        found = {}
-        if self.weight:
-            found[self.weight] = _linear_products(*use)
-        if self.bias:
-            found[self.bias] = vector_products(use.backprops.sum(1))
-        return found
+        """Return ``[pairs, 3]`` by parameter name, of the weight by the cheaper of two ways."""
+        found = {self.weight: _linear_products(*use)} if self.weight else {}
+        return found | super().products(use)
 
     def gradient(self, use: Use, row: int) -> dict[str, Tensor]:
-        """Return the gradient of one row by parameter name."""
-        inputs, grads, found = use.activations[row], use.backprops[row], {}
+        """Return the gradient of one row, ``DᵀA`` for the weight."""
+        inputs, grads, found = use.activations[row], use.backprops[row], super().gradient(use, row)
         if self.weight:
             found[self.weight] = inputs.T @ grads if self.transposed else grads.T @ inputs
-        if self.bias:
-            found[self.bias] = grads.sum(0)
         return found
 
     def tangent(self, use: Use, source: Tensor, inputs: Tensor) -> Tensor:
@@ -104,15 +125,12 @@ class Linear:
             a, b = uses[i], uses[j]
             return flat_products(a.backprops, (a.activations @ b.activations.T) @ b.backprops)
 
-        total = symmetric(len(uses), block) if self.weight else 0
-        if self.bias:
-            sums = torch.cat([use.backprops.sum(1) for use in uses])
-            total = total + flat_products(sums, sums)
-        return total
+        total = super().gram(uses)
+        return total + symmetric(len(uses), block) if self.weight else total
 
 
 @rule_of(nn.Embedding)
-class Embedding:
+class Embedding(Rule):
     """``y = scale · E[id]``; the row of ``padding_idx`` gets no gradient."""
 
     def __init__(self, module: nn.Embedding, names: dict[str, str]):
@@ -153,7 +171,7 @@ class Embedding:
         return same.to(grads.dtype) @ grads[source] * self.scale
 
     def gram(self, uses: Sequence[Use]) -> Tensor:
-        """Return the inner products of all token gradients of the rows."""
+        """Return ``Σ ⟨e_i, e_j⟩`` over equal ids, for all tokens i and j of the rows."""
         sums = [self.scaled(*use) for use in uses]
 
         def block(i: int, j: int) -> Tensor:
@@ -164,7 +182,7 @@ class Embedding:
 
 
 @rule_of(nn.LayerNorm, nn.RMSNorm)
-class Norm:
+class Norm(Rule):
     """A layer affine in a vector weight (LayerNorm, RMSNorm): ``∂y/∂w = f(x; 1) − f(x; 0)``."""
 
     def __init__(self, module: nn.Module, names: dict[str, str]):
@@ -189,20 +207,11 @@ class Norm:
         """Return the gradient of every row, ``[rows, n]``, by parameter name."""
         found = {}
         if self.weight:
-            found[self.weight] = (
-                (use.backprops * self.normed(use.activations)).flatten(1, -2).sum(1)
-            )
+            scaled = use.backprops * self.normed(use.activations)
+            found[self.weight] = scaled.flatten(1, -2).sum(1)
         if self.bias:
             found[self.bias] = use.backprops.flatten(1, -2).sum(1)
         return found
-
-    def products(self, use: Use) -> dict[str, Tensor]:
-        """Return ``[pairs, 3]`` by parameter name."""
-        return {name: vector_products(rows) for name, rows in self.vectors(use).items()}
-
-    def gradient(self, use: Use, row: int) -> dict[str, Tensor]:
-        """Return the gradient of one row by parameter name."""
-        return {name: rows[row] for name, rows in self.vectors(use).items()}
 
     def tangent(self, use: Use, source: Tensor, inputs: Tensor) -> Tensor:
         """Return ``(∂y/∂w) v + v_bias`` with v the gradient of row ``source[i]``."""
@@ -211,15 +220,6 @@ class Norm:
         if self.weight:
             moved = moved + self.normed(inputs) * rows[self.weight][source].view(shape)
         return moved + rows[self.bias][source].view(shape) if self.bias else moved
-
-    def gram(self, uses: Sequence[Use]) -> Tensor:
-        """Return the inner products of all token gradients of the rows."""
-        by_name = zip(*(self.vectors(use).values() for use in uses), strict=True)
-        vectors = [torch.cat(sides) for sides in by_name]
-        return sum(flat_products(v, v) for v in vectors)
-
-
-Rule = Linear | Embedding | Norm
 
 
 def rule_for(module: nn.Module, names: dict[str, str]) -> Rule | None:

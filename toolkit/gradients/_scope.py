@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from toolkit.checks import shown
-from toolkit.gradients._findings import names, plan_for
+from toolkit.gradients._findings import plan_for
 from toolkit.gradients._plan import Plan
 from toolkit.gradients.preconditioner import Preconditioner
 from toolkit.model import Params, Policy, Provenance
@@ -21,8 +21,9 @@ class Scope:
     """A policy's selected parameters, their preconditioner, and who accounts for each of them.
 
     Attributes:
+        model: The policy's model.
         selected: The parameters by name.
-        weights: The preconditioner's diagonal of each, in order; ``None`` for plain products.
+        roots: √P by parameter name, the preconditioner's diagonal; empty for plain products.
         plan: Which of them have a layer rule, and which are left to plain autograd.
     """
 
@@ -34,34 +35,26 @@ class Scope:
                 f"{shown(preconditioner)}: use "
                 "tk.Preconditioner.from_optimizer(optimizer, policy.model)"
             )
-        self.policy, self.selected = policy, policy.parameters_in(params)
-        self.weights, self.own_labels = None, policy.labels(params)
+        self.policy, self.model = policy, policy.model
+        self.selected, self._labels = policy.parameters_in(params), policy.labels(params)
+        self.roots: dict[str, Tensor] = {}
         if preconditioner is None:
-            self.plan = plan_for(policy.model, self.selected)
+            self.plan = plan_for(self.model, self.selected)
         else:
             # It has no low-rank form that a layer rule could use: plain autograd takes all.
-            self.weights = preconditioner.of(self.selected)
+            weights = preconditioner.of(self.selected)
+            self.roots = {n: w.sqrt() for n, w in zip(self.selected, weights, strict=True)}
             self.plan = Plan({}, None, self.selected)
-            self.own_labels = replace(self.own_labels, optimizer_metric=preconditioner.name)
+            self._labels = replace(self._labels, optimizer_metric=preconditioner.name)
 
-    @property
-    def labels(self) -> Provenance:
-        """The policy's labels, with the parameters that plain autograd took."""
-        return self.labels_with("")
-
-    def labels_with(self, note: str) -> Provenance:
-        """The same with a note on the way that was taken."""
-        by_autograd = names(list(self.plan.remainder), list(self.selected))
-        both = "; ".join(text for text in (by_autograd, note) if text)
-        return replace(self.own_labels, by_autograd=both)
+    def labels(self, note: str = "") -> Provenance:
+        """The policy's labels, with what plain autograd took and a note on the way taken."""
+        taken, count = list(self.plan.remainder), len(self.plan.remainder)
+        text = ", ".join(taken[:3]) + (f" and {count - 3} more" if count > 3 else "")
+        if count and count == len(self.selected):
+            text = "all"
+        return replace(self._labels, by_autograd="; ".join(t for t in (text, note) if t))
 
     def fitting(self, encoded, batch_size, memory) -> Iterator[Sequence[EncodedPair]]:
         """The pairs in batches that fit into memory."""
         return fitting(encoded, batch_size, self.plan.position_bytes, self.policy.device, memory)
-
-    def scales(self) -> dict[str, Tensor] | None:
-        """√P by parameter name."""
-        if self.weights is None:
-            return None
-        roots = (w.sqrt() for w in self.weights)
-        return dict(zip(self.selected, roots, strict=True))

@@ -36,6 +36,7 @@ from toolkit.gradients._activations import slopes_kept
 from toolkit.gradients._passes import joined, recording
 from toolkit.gradients._plan import Plan
 from toolkit.gradients._rules import Linear, Use
+from toolkit.gradients.products import grouped
 from toolkit.model.forward import Row, head_inputs, one_position, scored_logps
 
 SPAN = 16  # tokens that share a graph: fewer cut off more positions, more save forward passes
@@ -57,7 +58,7 @@ def token_gram(
     """
     sides = [_Response(model, plan, row) for row in rows]
     _agree_on_cuts([graph for side in sides for graph in side.graphs])
-    gram = _head_gram(plan, sides)
+    gram = _head_gram(plan.rules.get(model.get_output_embeddings()), sides)
     count = sides[0].graphs[0].count
     for level in range(count):
         groups = _groups(plan, sides, level, memory)
@@ -260,33 +261,20 @@ def _walk(start: Tensor, avoid: Tensor | None = None) -> tuple[set, bool]:
 
 
 @torch.no_grad()
-def _head_gram(plan: Plan, sides: Sequence[_Response]) -> Tensor:
+def _head_gram(rule: Linear | None, sides: Sequence[_Response]) -> Tensor:
     """The head's part, or zeros where its parameters are not selected."""
     size = sum(len(s.logps) for s in sides)
-    heads = [r for m, r in plan.rules.items() if isinstance(r, Linear) and m not in _called(sides)]
-    if not heads or sides[0].head is None:
+    if rule is None:
         return torch.zeros(size, size, dtype=torch.float64)
-    (rule,) = heads
     states, grads = (torch.cat(both) for both in zip(*(s.head for s in sides), strict=True))
     ones = (states @ states.T) * bool(rule.weight) + bool(rule.bias)
     return (grads @ grads.T * ones).double().cpu()
-
-
-def _called(sides: Sequence[_Response]):
-    return sides[0].graphs[-1].calls
 
 
 def _groups(
     plan: Plan, sides: Sequence[_Response], level: int, memory: int
 ) -> list[list[nn.Module]]:
     """Split the modules right below a cut into groups under the memory bound (one at least)."""
-    groups: list[list[nn.Module]] = []
-    room, here = 0, sides[0].graphs[0].levels()
-    for module in [m for m in plan.rules if here.get(m) == {level}]:
-        size = sum(side.size(module) for side in sides)
-        if not groups or size > room:
-            groups.append([])
-            room = memory
-        groups[-1].append(module)
-        room -= size
-    return groups
+    here = sides[0].graphs[0].levels()
+    modules = [m for m in plan.rules if here.get(m) == {level}]
+    return grouped({m: sum(side.size(m) for side in sides) for m in modules}, memory)

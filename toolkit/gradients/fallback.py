@@ -11,76 +11,74 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from toolkit.gradients import _autograd, _tangents, _token_gram
-from toolkit.gradients._findings import SIDES, findings, plan_for, probe_rows, reason, slack
-from toolkit.gradients._passes import NotByRows, pair_products
-from toolkit.gradients._plan import Plan
+from toolkit.gradients import _autograd, _passes, _tangents, _token_gram
+from toolkit.gradients._findings import SIDES, findings, plan_for, probe_rows, slack
+from toolkit.gradients._scope import Scope
 from toolkit.model.batching import is_out_of_memory
-from toolkit.model.forward import Row
+from toolkit.model.forward import Row, evaluation, scored_logps
 from toolkit.model.parameters import Parameters
 
-Weights = list[Tensor] | None  # a diagonal metric, in parameter order
-Run = Callable[[Sequence[Row], Weights], tuple]
-FORWARD = "forward derivatives"
+Run = Callable[[Sequence[Row], _autograd.Roots], tuple]
+FORWARD, BACKWARD = "forward derivatives", "one backward per token"
 
 
-def pair_products_by(
-    model: nn.Module, plan: Plan, selected: Parameters, rows: Sequence[Row]
-) -> tuple[dict[str, Tensor], list[Tensor], Plan]:
-    """Return the rules' products, the log-probabilities and the plan that held for these rows.
+def pair_products(scope: Scope, rows: Sequence[Row]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Return ``[pairs, 3]`` by parameter name, and the rows' token log-probabilities."""
+    if scope.plan.rules:
+        found, logps = _by_rules(scope, rows)
+    else:
+        with evaluation(scope.model), torch.no_grad():
+            found, logps = {}, scored_logps(scope.model, rows)
+    if rest := scope.plan.remainder:
+        found |= _autograd.pair_products(scope.model, rest, rows, scope.roots)
+    return found, logps
 
-    A rule that meets a call it was not made for gives its parameters to plain autograd for good.
-    """
+
+def _by_rules(scope: Scope, rows: Sequence[Row]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """A rule that meets a call it was not made for gives its parameters to autograd for good."""
     try:
-        return *pair_products(model, plan, rows), plan
+        return _passes.pair_products(scope.model, scope.plan, rows)
     except Exception as error:
-        if is_out_of_memory(error) or not plan.rules:
+        if is_out_of_memory(error) or not scope.plan.rules:
             raise
-        rule = plan.rules[error.module] if isinstance(error, NotByRows) else None
-    known = findings(model)
-    own = (rule.weight, getattr(rule, "bias", None)) if rule else selected
-    lost = [name for name in own if name]
-    before = dict(known.by_rule)
-    known.by_rule.update(dict.fromkeys(lost, False))
+        rule = scope.plan.rules[error.module] if isinstance(error, _passes.NotByRows) else None
+    known = findings(scope.model)
+    before = scope.plan, dict(known.by_rule)
+    lost = (rule.weight, rule.bias) if rule else scope.selected
+    known.by_rule.update({name: False for name in lost if name})
     try:
-        return pair_products_by(model, plan_for(model, selected), selected, rows)
+        scope.plan = plan_for(scope.model, scope.selected)
+        return _by_rules(scope, rows)
     except Exception:  # then it was no fault of the rules
-        known.by_rule = before
+        scope.plan, known.by_rule = before
         raise
 
 
-def token_products(
-    model: nn.Module, plan: Plan, selected: Parameters, rows: Sequence[Row], metric: Weights
-) -> tuple[tuple, str]:
+def token_products(scope: Scope, rows: Sequence[Row]) -> tuple[tuple, str]:
     """Return log-probabilities and products with both gradients by token, and how they came."""
     ways: dict[str, Run] = {}
-    if not plan.remainder:
-        ways["layer tangents"] = lambda rows, _: _tangents.token_products(model, plan, rows)
-    ways[FORWARD] = _forward_way(model, selected)
-    ways["one backward per token"] = lambda rows, metric: _autograd.token_products_by_backward(
-        model, selected, rows, metric
-    )
-    return _first_exact(model, selected, ways, _tokens_agree, rows, metric)
+    if not scope.plan.remainder:
+        ways["layer tangents"] = lambda rows, _: _tangents.token_products(
+            scope.model, scope.plan, rows
+        )
+    ways[FORWARD] = _along(scope.model, scope.selected, _autograd.directional_logps)
+    ways[BACKWARD] = _along(scope.model, scope.selected, _autograd.directional_by_backward)
+    return _first_exact(scope, ways, _tokens_agree, rows)
 
 
 def token_gram(
-    model: nn.Module,
-    plan: Plan,
-    selected: Parameters,
-    rows: Sequence[Row],
-    metric: Weights,
-    done: Callable[[int, int], None],
+    scope: Scope, rows: Sequence[Row], done: Callable[[int, int], None]
 ) -> tuple[tuple, str]:
     """Return log-probabilities and the Gram matrix of token gradients, and how they came."""
     ways: dict[str, Run] = {}
-    if not plan.remainder:
+    if not scope.plan.remainder:
         ways["token gradients by layer"] = lambda some, _: _token_gram.token_gram(
-            model, plan, some, done=done if some is rows else lambda level, count: None
+            scope.model, scope.plan, some, done=done if some is rows else lambda level, count: None
         )
-    ways["one backward per token"] = lambda rows, metric: _autograd.token_gram(
-        model, selected, rows, metric=metric
+    ways[BACKWARD] = lambda rows, roots: _autograd.token_gram(
+        scope.model, scope.selected, rows, roots
     )
-    return _first_exact(model, selected, ways, _gram_agrees, rows, metric)
+    return _first_exact(scope, ways, _gram_agrees, rows)
 
 
 def directional_logps(
@@ -88,31 +86,32 @@ def directional_logps(
 ) -> list[Tensor]:
     """Return ⟨∇log π_t, direction⟩ of each row's tokens at the weights ``at``."""
     selected = {name: p for name, p in model.named_parameters() if name in at}
-    forward = _why_not(model, selected, FORWARD, _forward_way(model, selected), _tokens_agree)
-    way = _autograd.directional_by_backward if forward else _autograd.directional_logps
-    return way(model, rows, at, direction)
+    forward = _along(model, selected, _autograd.directional_logps)
+    why = _why_not(model, selected, FORWARD, forward, _tokens_agree)
+    way = _autograd.directional_by_backward if why else _autograd.directional_logps
+    return way(model, rows, at, [direction])[0]
 
 
-def _forward_way(model: nn.Module, selected: Parameters) -> Run:
-    return lambda rows, metric: _autograd.token_products(model, selected, rows, metric)
+def _along(model: nn.Module, selected: Parameters, directional: Callable) -> Run:
+    return lambda rows, roots: _autograd.token_products(model, selected, rows, roots, directional)
 
 
-def _first_exact(model, selected, ways: dict[str, Run], agree, rows, metric) -> tuple[tuple, str]:
+def _first_exact(scope: Scope, ways: dict[str, Run], agree, rows) -> tuple[tuple, str]:
     """Return what the first way that serves finds, and a note where it is not the first."""
     *fast, (last, slow) = ways.items()
     note = ""
     for name, run in fast:
-        why = _why_not(model, selected, name, run, agree)
+        why = _why_not(scope.model, scope.selected, name, run, agree)
         if not why:
             try:
-                return run(rows, metric), note and f"{name} ({note})"
+                return run(rows, scope.roots), note and f"{name} ({note})"
             except Exception as error:
-                why = _refused(model, selected, name, error)
+                why = _refused(scope.model, scope.selected, name, error)
         note = note or f"{name}: {why}"
     try:
-        return slow(rows, metric), note and f"{last} ({note})"
+        return slow(rows, scope.roots), note and f"{last} ({note})"
     except Exception:  # then it was no fault of the faster ways: they are tried again next time
-        findings(model).failed.clear()
+        findings(scope.model).failed.clear()
         raise
 
 
@@ -123,23 +122,24 @@ def _why_not(model: nn.Module, selected: Parameters, name: str, run: Run, agree)
         try:
             known.failed[key] = "" if agree(model, selected, run) else "not exact on this model"
         except Exception as error:
-            _refused(model, selected, name, error)
+            return _refused(model, selected, name, error)
     return known.failed[key]
 
 
 def _refused(model: nn.Module, selected: Parameters, name: str, error: Exception) -> str:
-    """Remember why a way failed; running out of memory says nothing about it."""
+    """Remember why a way failed, in few words; running out of memory says nothing about it."""
     if is_out_of_memory(error):
         raise error
-    found = findings(model).failed
-    found[name, frozenset(selected)] = reason(error)
-    return reason(error)
+    first = (str(error).strip().splitlines() or [""])[0]
+    reason = f"{type(error).__name__}: {first[:80]}"
+    findings(model).failed[name, frozenset(selected)] = reason
+    return reason
 
 
 def _tokens_agree(model: nn.Module, selected: Parameters, run: Run) -> bool:
     """Whether ``Σ w_t d_s ⟨∇log π_t, g_s⟩`` is autograd's: random weights hide no error."""
     rows = probe_rows(model)
-    _, *along = run(rows, None)
+    _, *along = run(rows, {})
     values = sum(d * torch.cat(list(v)).double() for d, v in zip(SIDES, along, strict=True))
     weights = _random_weights(len(values), 1)
     sides = torch.tensor(SIDES, dtype=torch.float64).repeat_interleave(len(values) // 2)
@@ -149,7 +149,7 @@ def _tokens_agree(model: nn.Module, selected: Parameters, run: Run) -> bool:
 def _gram_agrees(model: nn.Module, selected: Parameters, run: Run) -> bool:
     """Whether ``Σ u_i v_j ⟨∇log π_i, ∇log π_j⟩`` is autograd's, for random u and v."""
     rows = probe_rows(model)
-    _, gram = run(rows, None)
+    _, gram = run(rows, {})
     weights = _random_weights(len(gram), 1), _random_weights(len(gram), 2)
     return _close(model, selected, rows, weights, weights[0] @ gram @ weights[1])
 
@@ -160,6 +160,6 @@ def _random_weights(count: int, seed: int) -> Tensor:
 
 
 def _close(model, selected: Parameters, rows, weights: tuple[Tensor, Tensor], got: Tensor) -> bool:
-    found = _autograd.weighted_products(model, selected, rows, *weights).values()
-    inner, u, v = (torch.stack(list(x)) for x in zip(*found, strict=True))
-    return bool((got - inner.sum()).abs() <= slack(selected) * u.norm() * v.norm())
+    found = _autograd.weighted_products(model, selected, rows, *weights)
+    u, v, inner = sum(found.values())
+    return bool((got - inner).abs() <= slack(selected) * (u * v).sqrt())

@@ -7,18 +7,17 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from toolkit.checks import flag
-from toolkit.gradients import _autograd, fallback
+from toolkit.gradients import fallback
 from toolkit.gradients._scope import Scope
 from toolkit.gradients.preconditioner import Preconditioner
 from toolkit.gradients.results import PairStats, concat_stats
-from toolkit.model import Params, Policy, Provenance, reference_logps
+from toolkit.model import Params, Policy, reference_logps
 from toolkit.model.batching import in_halves, longest
-from toolkit.model.forward import evaluation, scored_logps, sequences
+from toolkit.model.forward import sequences
 from toolkit.model.inputs import Pairs, encoded_pairs
+from toolkit.model.scores import scores
 from toolkit.model.turns import alone
 
 
@@ -70,16 +69,16 @@ def pair_stats(
     found = encoded_pairs(policy, pairs, on_error)
     encoded = found.pairs
     order = sorted(range(len(encoded)), key=lambda i: longest(encoded[i]))
-    flag("progress", progress)
-    options = {
-        "params": params,
-        "preconditioner": preconditioner,
-        "batch_size": batch_size,
-        "memory": memory,
-        "progress": progress,
-    }
-    parts = list(iter_pair_stats(policy, [encoded[i] for i in order], **options))
-    return replace(concat_stats(parts).take(np.argsort(order)), left_out=found.left_out)
+    parts = iter_pair_stats(
+        policy,
+        [encoded[i] for i in order],
+        params=params,
+        preconditioner=preconditioner,
+        batch_size=batch_size,
+        memory=memory,
+        progress=flag("progress", progress),
+    )
+    return replace(concat_stats(list(parts)).take(np.argsort(order)), left_out=found.left_out)
 
 
 def iter_pair_stats(
@@ -110,22 +109,10 @@ def iter_pair_stats(
 
 @alone
 def _measure(scope: Scope, batch) -> PairStats:
-    model, plan, rows = scope.policy.model, scope.plan, sequences(batch)
-    if plan.rules:
-        parts, own, plan = fallback.pair_products_by(model, plan, scope.selected, rows)
-        scope.plan = plan
-    else:
-        with evaluation(model), torch.no_grad():
-            parts, own = {}, scored_logps(model, rows)
-    if plan.remainder:
-        parts.update(_autograd.pair_products(model, plan.remainder, rows, scope.weights))
-    ref = reference_logps(scope.policy, rows, own)
-    return _to_stats([enc.id for enc in batch], own, ref, parts, scope.labels)
-
-
-def _to_stats(ids, own, ref, parts: dict[str, Tensor], labels: Provenance) -> PairStats:
-    by_name = {name: products.numpy() for name, products in parts.items()}
-    sums = [np.array([float(row.double().sum()) for row in rows]) for rows in (own, ref)]
-    lengths = np.array([len(row) for row in own])
-    arrays = [values[side::2] for values in (*sums, lengths) for side in range(2)]
-    return PairStats(ids, *arrays, *sum(by_name.values()).T, labels=labels, parts=by_name)
+    rows = sequences(batch)
+    products, own = fallback.pair_products(scope, rows)
+    parts = {name: found.numpy() for name, found in products.items()}
+    logps = own, reference_logps(scope.policy, rows, own)
+    sums = [np.array([float(row.double().sum()) for row in rows]) for rows in logps]
+    arrays = [*vars(scores(batch, *sums)).values(), *sum(parts.values()).T]
+    return PairStats(*arrays, labels=scope.labels(), parts=parts)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import numpy as np
 import torch
-from torch import Tensor
 
 from toolkit.checks import flag
 from toolkit.gradients import fallback
@@ -16,7 +12,7 @@ from toolkit.gradients.results import TokenContributions, TokenMatrix
 from toolkit.model import Params, Policy
 from toolkit.model.forward import sequences
 from toolkit.model.inputs import encoded_pair
-from toolkit.model.tokens import token_texts
+from toolkit.model.tokens import token_columns
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 
@@ -56,11 +52,10 @@ def token_contributions(
     """
     enc, scope = encoded_pair(policy, pair), Scope(policy, params, preconditioner)
     rows = sequences([enc])
-    given = policy.model, scope.plan, scope.selected, rows, scope.weights
-    found, note = fallback.token_products(*given)
-    values = [_numpy(torch.cat(list(v))) for v in found]
-    axis, labels = _token_axis(policy, rows), scope.labels_with(note)
-    return TokenContributions(enc.id, *axis, *values, labels=labels)
+    found, note = fallback.token_products(scope, rows)
+    values = [torch.cat(list(v)).double().cpu().numpy() for v in found]
+    axis = token_columns(policy.tokenizer, rows)
+    return TokenContributions(enc.id, *axis.values(), *values, labels=scope.labels(note))
 
 
 @alone
@@ -100,24 +95,11 @@ def token_matrix(
     enc, scope = encoded_pair(policy, pair), Scope(policy, params, preconditioner)
     rows = sequences([enc])
     with tqdm(desc="token gradients", unit="block", disable=not progress) as bar:
-        given = policy.model, scope.plan, scope.selected, rows, scope.weights
-        (_, gram), note = fallback.token_gram(*given, partial(_show, bar))
-    axis, labels = _token_axis(policy, rows), scope.labels_with(note)
-    return TokenMatrix(enc.id, *axis, gram.numpy(), labels)
 
+        def show(level: int, count: int) -> None:
+            bar.total = count
+            bar.update(level - bar.n)
 
-def _show(bar, level: int, count: int) -> None:
-    bar.total = count
-    bar.update(level - bar.n)
-
-
-def _token_axis(policy: Policy, rows) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray]:
-    """The side, the position, the text and the id of every scored token."""
-    texts = [token_texts(policy.tokenizer, *row) for row in rows]
-    sides = np.repeat(["chosen", "rejected"], [len(t) for t in texts])
-    ids = torch.cat([ids[mask] for ids, mask in rows]).cpu().numpy()
-    return sides, np.concatenate([np.arange(len(t)) for t in texts]), texts[0] + texts[1], ids
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return values.detach().double().cpu().numpy()
+        (_, gram), note = fallback.token_gram(scope, rows, show)
+    axis = token_columns(policy.tokenizer, rows).values()
+    return TokenMatrix(enc.id, *axis, gram.numpy(), scope.labels(note))

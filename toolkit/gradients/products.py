@@ -1,11 +1,15 @@
-"""Inner products of gradients, summed in float64 whatever their dtype."""
+"""Inner products of gradients, summed in float64 whatever their dtype, a group at a time."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 CHUNK = 1 << 22  # entries turned to float64 at once
+Item = TypeVar("Item")
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -28,3 +32,16 @@ def flat_products(a: Tensor, b: Tensor) -> Tensor:
 def tensor_products(chosen: Tensor, rejected: Tensor) -> Tensor:
     """Return ‖a‖², ‖b‖², ⟨a, b⟩ of two equally shaped tensors."""
     return torch.stack([dot(chosen, chosen), dot(rejected, rejected), dot(chosen, rejected)])
+
+
+def grouped(sizes: Mapping[Item, int], most: int) -> list[list[Item]]:
+    """Split items, in order, into groups whose sizes sum to ``most`` at most, or into ones."""
+    groups: list[list[Item]] = []
+    room = 0
+    for item, size in sizes.items():
+        if not groups or size > room:
+            groups.append([])
+            room = most
+        groups[-1].append(item)
+        room -= size
+    return groups

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -122,74 +121,56 @@ def contracted(
     scope = Scope(policy, params, preconditioner)
     groups = slices_for(scope.selected, 2 * len(encoded), memory)
     rows = [sequences(batch) for batch in batches(encoded, batch_size)]
-    held = 8 * len(encoded) * max(sum(s.stop - s.start for s in g) for g in groups) / 2**30
+    held = 8 * len(encoded) * max(sum(s.stop - s.start for s in g.values()) for g in groups) / 2**30
     title = f"gram: {len(groups)} passes, {held:.2g} GiB of gradients held"
     with tqdm(total=len(groups) * len(rows), desc=title, disable=not progress) as bar:
-        found = response_gram(
-            policy.model, scope.selected, rows, groups, contract, bar.update, scope.scales()
-        )
-    return found, scope.labels
+        found = response_gram(scope, rows, groups, contract, bar.update)
+    return found, scope.labels()
 
 
-@dataclass(frozen=True)
-class Slice:
-    """Entries ``start:stop`` of one flattened parameter."""
-
-    name: str
-    start: int
-    stop: int
-
-
-def slices_for(selected: Parameters, rows: int, memory: int) -> list[list[Slice]]:
+def slices_for(selected: Parameters, rows: int, memory: int) -> list[dict[str, slice]]:
     """Split the parameters into groups whose gradients of all rows take at most ``memory`` bytes.
 
-    A parameter larger than that is cut; one entry of each row is held at the least.
+    A group holds some entries of each of its flattened parameters, by name; one entry of each row
+    is held at the least.
     """
     most = max(1, memory // (4 * rows))
-    groups: list[list[Slice]] = [[]]
-    room = most
+    groups, at = {}, 0
     for name, p in selected.items():
         start = 0
         while start < p.numel():
-            if room == 0:
-                groups.append([])
-                room = most
-            stop = min(p.numel(), start + room)
-            groups[-1].append(Slice(name, start, stop))
-            room -= stop - start
-            start = stop
-    return groups
+            stop = min(p.numel(), start + most - at % most)
+            groups.setdefault(at // most, {})[name] = slice(start, stop)
+            start, at = stop, at + stop - start
+    return list(groups.values())
 
 
 def response_gram(
-    model: nn.Module,
-    selected: Parameters,
+    scope: Scope,
     batches: Sequence[Sequence[Row]],
-    groups: Sequence[Sequence[Slice]],
+    groups: Sequence[dict[str, slice]],
     contract: Callable[[Tensor], Tensor],
     advance: Callable[[], None],
-    scale: dict[str, Tensor] | None = None,
 ) -> Tensor:
-    """Return the sum over all slices of ``contract(gradients [rows, entries] · scale)``."""
+    """Return the sum over all slices of ``contract(gradients [rows, entries] · √P)``."""
     total, count = 0, sum(len(rows) for rows in batches)
     for group in groups:
-        needed = {s.name: selected[s.name] for s in group}
-        plan = plan_for(model, needed)
+        plan = plan_for(scope.model, {name: scope.selected[name] for name in group})
         held, at = {}, 0
         for rows in batches:
-            for gradients in row_gradients(model, plan, rows):
-                for s in group:
-                    entries = gradients[s.name].flatten()[s.start : s.stop]
-                    if scale:
-                        entries = entries * scale[s.name].flatten()[s.start : s.stop]
-                    if s not in held:
-                        held[s] = entries.new_empty(count, len(entries), device="cpu")
+            for gradients in row_gradients(scope.model, plan, rows):
+                for name, part in group.items():
+                    entries = gradients[name].flatten()[part]
+                    if scope.roots:
+                        entries = entries * scope.roots[name].flatten()[part]
+                    if name not in held:
+                        held[name] = entries.new_empty(count, len(entries), device="cpu")
                     # Copied: a view would keep the whole gradient of every row.
-                    held[s][at] = entries
+                    held[name][at] = entries
                 at += 1
             advance()
-        for s in group:
-            total = total + contract(held.pop(s))
+        for name in group:
+            total = total + contract(held.pop(name))
     return total
 
 
@@ -202,7 +183,7 @@ def row_gradients(model: nn.Module, plan: Plan, rows: Sequence[Row]) -> Iterator
         with torch.no_grad():
             for module, use in uses.items():
                 for name, g in plan.rules[module].gradient(use, i).items():
-                    found[name] = found[name] + g if name in found else g
+                    found[name] = found.get(name, 0) + g
         if plan.remainder:
             with only(model, plan.remainder), evaluation(model):
                 scalar = scored_logps(model, [row])[0].sum()

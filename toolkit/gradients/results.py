@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
+from toolkit.losses import FIELDS, PairLogSums
 from toolkit.model import Provenance
 from toolkit.model.inputs import Skipped, skipped_attrs, skipped_frame
 
 PRODUCTS = ("chosen_sq_norm", "rejected_sq_norm", "inner")
+ARRAYS = (*FIELDS, *PRODUCTS)  # of PairStats, one entry per pair
 
 
 @dataclass(frozen=True)
-class PairStats:
-    """What first-order theory needs of each pair: five scalars, log-probabilities and lengths.
+class PairStats(PairLogSums):
+    """What first-order theory needs of each pair: three products beside its log-probabilities.
 
     With ``g_chosen = ∇_θ log π(chosen | prompt)`` and ``g_rejected`` likewise, over one parameter
-    set. All arrays are float64 of shape ``[N]``; log-probabilities are token sums in nats.
+    set. All arrays are float64 of shape ``[N]``.
 
     Attributes:
-        pair_ids: Pair ids.
-        chosen_logps: log π(chosen | prompt).
-        rejected_logps: log π(rejected | prompt).
-        ref_chosen_logps: The same under the reference.
-        ref_rejected_logps: The same under the reference.
-        chosen_length: Scored tokens of the chosen response.
-        rejected_length: Scored tokens of the rejected response.
+        pair_ids: Pair ids; then ``chosen_logps``, ``rejected_logps``, ``ref_chosen_logps`` and
+            ``ref_rejected_logps``, token sums in nats, and ``chosen_length`` and
+            ``rejected_length``, scored tokens.
         chosen_sq_norm: ‖g_chosen‖², nats² per squared parameter unit.
         rejected_sq_norm: ‖g_rejected‖².
         inner: ⟨g_chosen, g_rejected⟩.
@@ -39,13 +37,6 @@ class PairStats:
         left_out: Row, id and reason of each pair that could not be scored (see :attr:`skipped`).
     """
 
-    pair_ids: list[str]
-    chosen_logps: np.ndarray
-    rejected_logps: np.ndarray
-    ref_chosen_logps: np.ndarray
-    ref_rejected_logps: np.ndarray
-    chosen_length: np.ndarray
-    rejected_length: np.ndarray
     chosen_sq_norm: np.ndarray
     rejected_sq_norm: np.ndarray
     inner: np.ndarray
@@ -75,7 +66,7 @@ class PairStats:
     def take(self, index: Sequence[int]) -> PairStats:
         """Return the statistics of the pairs at these positions, in this order."""
         at = np.arange(len(self))[list(index)]
-        kept = {name: getattr(self, name)[at] for name in _arrays()}
+        kept = {name: getattr(self, name)[at] for name in ARRAYS}
         parts = {name: products[at] for name, products in self.parts.items()}
         others = {"labels": self.labels, "parts": parts, "left_out": self.left_out}
         return PairStats([self.pair_ids[i] for i in at], **kept, **others)
@@ -112,7 +103,7 @@ class PairStats:
 
         Labels, and the pairs that were ``skipped`` if any, are in ``attrs``.
         """
-        columns = {name: getattr(self, name) for name in _arrays()}
+        columns = {name: getattr(self, name) for name in ARRAYS}
         frame = pd.DataFrame({"pair_id": self.pair_ids, **columns})
         frame["cosine"], frame["kappa"] = self.cosine, self.kappa
         frame.attrs.update(self.labels.to_attrs(), **skipped_attrs(self.left_out))
@@ -188,8 +179,28 @@ class TokenContributions(TokenAxis):
         return frame
 
 
+class _Products:
+    """A symmetric matrix of inner products of gradients."""
+
+    matrix: np.ndarray
+
+    @property
+    def cosine(self) -> np.ndarray:
+        """Cosines of the gradients, of the matrix's shape; NaN where a gradient vanishes."""
+        norms = np.sqrt(np.clip(np.diag(self.matrix), 0, None))
+        return np.clip(_divide(self.matrix, np.outer(norms, norms)), -1.0, 1.0)
+
+    def _cells(self, axis: Mapping[str, np.ndarray]) -> pd.DataFrame:
+        """One row per cell, with the columns of the axis once for i and once for j."""
+        n = len(self.matrix)
+        places = zip("ij", np.divmod(np.arange(n * n), n), strict=True)
+        columns = {f"{name}_{k}": values[at] for k, at in places for name, values in axis.items()}
+        products = {"inner": self.matrix.ravel(), "cosine": self.cosine.ravel()}
+        return pd.DataFrame({**columns, **products})
+
+
 @dataclass(frozen=True)
-class TokenMatrix(TokenAxis):
+class TokenMatrix(_Products, TokenAxis):
     """Inner products of all token gradients of one pair, chosen tokens before rejected ones.
 
     Attributes, besides those of the tokens:
@@ -200,26 +211,18 @@ class TokenMatrix(TokenAxis):
     matrix: np.ndarray
     labels: Provenance
 
-    @property
-    def cosine(self) -> np.ndarray:
-        """Cosines of the token gradients, shape ``[n, n]``; NaN where a gradient vanishes."""
-        return _cosines(self.matrix)
-
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per cell: ``side_i, position_i, token_i, token_id_i, side_j, …``."""
-        n = len(self.tokens)
-        i, j = np.divmod(np.arange(n * n), n)
-        both = (("i", i), ("j", j))
-        axis = self._columns().items()
-        columns = {f"{name}_{k}": values[at] for k, at in both for name, values in axis}
-        products = {"inner": self.matrix.ravel(), "cosine": self.cosine.ravel()}
-        frame = pd.DataFrame({**columns, **products})
+        """Return one row per cell: ``side_i, position_i, token_i, token_id_i, side_j, …``.
+
+        ``inner`` and ``cosine`` are its values.
+        """
+        frame = self._cells(self._columns())
         frame.attrs.update(self.labels.to_attrs(), pair_id=self.pair_id)
         return frame
 
 
 @dataclass(frozen=True)
-class Gram:
+class Gram(_Products):
     """Inner products of all response gradients of a set of pairs: the empirical kernel.
 
     Attributes:
@@ -244,25 +247,10 @@ class Gram:
         """The pairs that ``on_error="skip"`` left out: ``row, pair_id, reason``."""
         return skipped_frame(self.left_out)
 
-    @property
-    def cosine(self) -> np.ndarray:
-        """Cosines, shape ``[2N, 2N]``; NaN where a gradient vanishes."""
-        return _cosines(self.matrix)
-
     def to_frame(self) -> pd.DataFrame:
-        """Return one row an entry: ``pair_id_i, side_i, pair_id_j, side_j, inner, cosine``."""
-        n = len(self.pair_ids)
-        i, j = np.divmod(np.arange(n * n), n)
+        """Return one row per entry: ``pair_id_i, side_i, pair_id_j, side_j, inner, cosine``."""
         ids = np.array(self.pair_ids, dtype=object)
-        frame = pd.DataFrame(
-            {
-                "pair_id_i": ids[i],
-                "side_i": self.sides[i],
-                "pair_id_j": ids[j],
-                "side_j": self.sides[j],
-            }
-        )
-        frame["inner"], frame["cosine"] = self.matrix.ravel(), self.cosine.ravel()
+        frame = self._cells({"pair_id": ids, "side": self.sides})
         frame.attrs.update(self.labels.to_attrs(), relative_error=self.relative_error)
         frame.attrs.update(skipped_attrs(self.left_out))
         return frame
@@ -276,7 +264,7 @@ def concat_stats(parts: Sequence[PairStats]) -> PairStats:
     """
     if not parts or any(p.labels != parts[0].labels for p in parts):
         raise ValueError("parts must be one or more PairStats with the same labels")
-    joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _arrays()}
+    joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ARRAYS}
     names = parts[0].parts
     by_name = {name: np.concatenate([p.parts[name] for p in parts]) for name in names}
     ids = [i for p in parts for i in p.pair_ids]
@@ -285,18 +273,8 @@ def concat_stats(parts: Sequence[PairStats]) -> PairStats:
     return PairStats(ids, **joined, **others)
 
 
-def _cosines(matrix: np.ndarray) -> np.ndarray:
-    norms = np.sqrt(np.clip(np.diag(matrix), 0, None))
-    return np.clip(_divide(matrix, np.outer(norms, norms)), -1.0, 1.0)
-
-
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.full(np.shape(b), np.nan), where=b > 0)
-
-
-def _arrays() -> list[str]:
-    """Names of the per-pair arrays of PairStats."""
-    return [f.name for f in fields(PairStats) if f.type == "np.ndarray"]
 
 
 def _part(name: str, by: str) -> str:

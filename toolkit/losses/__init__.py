@@ -1,7 +1,7 @@
 """Margin losses as functions of scalar log-probabilities, and their weights by autograd."""
 
 from toolkit.losses import margin_losses as margin_losses  # fills the table
-from toolkit.losses.quantities import FIELDS, hyper_parameters
+from toolkit.losses.quantities import FIELDS, PairLogSums, hyper_parameters
 from toolkit.losses.table import LOSSES, Loss, loss_table
 from toolkit.losses.weights import LossWeights, check_loss, loss_weights
 
@@ -10,6 +10,7 @@ __all__ = [
     "LOSSES",
     "Loss",
     "LossWeights",
+    "PairLogSums",
     "check_loss",
     "hyper_parameters",
     "loss_table",

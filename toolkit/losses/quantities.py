@@ -10,17 +10,36 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 
+import numpy as np
 from torch import Tensor
 
-FIELDS = (
-    "chosen_logps",
-    "rejected_logps",
-    "ref_chosen_logps",
-    "ref_rejected_logps",
-    "chosen_length",
-    "rejected_length",
-)
+
+@dataclass(frozen=True)
+class PairLogSums:
+    """What a loss may read of each pair, arrays ``[N]``: log-probabilities in nats, and lengths.
+
+    Attributes:
+        pair_ids: Pair ids.
+        chosen_logps: log π(chosen | prompt), the sum over its scored tokens.
+        rejected_logps: log π(rejected | prompt).
+        ref_chosen_logps: The same under the reference.
+        ref_rejected_logps: The same under the reference.
+        chosen_length: Scored tokens of the chosen response.
+        rejected_length: Scored tokens of the rejected response.
+    """
+
+    pair_ids: list[str]
+    chosen_logps: np.ndarray
+    rejected_logps: np.ndarray
+    ref_chosen_logps: np.ndarray
+    ref_rejected_logps: np.ndarray
+    chosen_length: np.ndarray
+    rejected_length: np.ndarray
+
+
+FIELDS = tuple(f.name for f in fields(PairLogSums) if f.name != "pair_ids")
 
 # Each reads fields, or what stands above it.
 DERIVED: Mapping[str, Callable[..., Tensor]] = {

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor
 
 from toolkit.checks import finite, shown
-from toolkit.losses.quantities import FIELDS, evaluate, hyper_parameters
+from toolkit.losses.quantities import FIELDS, PairLogSums, evaluate, hyper_parameters
 from toolkit.losses.table import LOSSES
 
 # TRL's losses that are no function of one pair; asking for one says why.
@@ -24,17 +22,6 @@ BATCH_LOSSES = {
     "aot_unpaired": "it sorts the chosen and the rejected log-ratios of the whole batch before it "
     "compares them",
 }
-
-
-class HasLogps(Protocol):
-    """Anything with the six per-pair arrays a loss may read, such as ``PairStats``."""
-
-    chosen_logps: np.ndarray
-    rejected_logps: np.ndarray
-    ref_chosen_logps: np.ndarray
-    ref_rejected_logps: np.ndarray
-    chosen_length: np.ndarray
-    rejected_length: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -56,6 +43,12 @@ class LossWeights:
     d_rejected: np.ndarray
     pair_ids: list[str] = field(default_factory=list)
 
+    def take(self, index: Sequence[int]) -> LossWeights:
+        """Return the weights of the pairs at these positions, in this order."""
+        arrays = {name: getattr(self, name)[index] for name in ("losses", "d_chosen", "d_rejected")}
+        ids = [self.pair_ids[i] for i in index] if self.pair_ids else []
+        return replace(self, **arrays, pair_ids=ids)
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row per pair: ``pair_id, loss, d_chosen, d_rejected``."""
         frame = pd.DataFrame(
@@ -68,7 +61,7 @@ class LossWeights:
 
 
 def loss_weights(
-    stats: HasLogps, loss: str | Callable[..., Tensor], **hparams: float
+    stats: PairLogSums, loss: str | Callable[..., Tensor], **hparams: float
 ) -> LossWeights:
     """Return ``d_chosen = −∂ℓ/∂chosen_logps``, ``d_rejected = +∂ℓ/∂rejected_logps`` of each pair.
 
@@ -131,11 +124,10 @@ def check_loss(loss: str | Callable[..., Tensor], hparams: Mapping[str, float]) 
     return merged
 
 
-_MADE_UP = SimpleNamespace(**{name: np.array([-2.0, -1.0]) for name in FIELDS[:4]},
-                           **{name: np.array([1.0, 2.0]) for name in FIELDS[4:]})  # fmt: skip
+_MADE_UP = PairLogSums(["a", "b"], *[np.array([-2.0, -1.0])] * 4, *[np.array([1.0, 2.0])] * 2)
 
 
-def _leaves(stats: HasLogps) -> dict[str, Tensor]:
+def _leaves(stats: PairLogSums) -> dict[str, Tensor]:
     """Return the fields as float64 tensors, those of the policy with a gradient."""
     missing = [name for name in FIELDS if not hasattr(stats, name)]
     if missing:
@@ -150,40 +142,40 @@ def _leaves(stats: HasLogps) -> dict[str, Tensor]:
 
 
 def _losses(key: str, function: Callable, leaves: Mapping[str, Tensor], hparams) -> Tensor:
-    losses = evaluate(function, leaves, hparams)
-    _check_values(key, losses, len(leaves["chosen_logps"]))
+    losses, count = evaluate(function, leaves, hparams), len(leaves["chosen_logps"])
+    if not isinstance(losses, Tensor) or losses.shape != (count,):
+        got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise ValueError(f"loss {key} must return one value per pair, shape ({count},); got {got}")
+    if not losses.requires_grad:
+        raise ValueError(f"loss {key} does not depend on chosen_logps or rejected_logps")
     return losses
 
 
 def _resolve(loss, hparams) -> tuple[str, Callable[..., Tensor], dict[str, float]]:
-    if callable(loss):
-        key, function = getattr(loss, "__name__", "custom"), loss
-        try:
-            own = hyper_parameters(loss)
-        except (TypeError, ValueError):  # built-in types and some C functions have none
-            raise ValueError(
-                f"loss={shown(loss)} has no signature to read; give a Python function"
-            ) from None
-        allowed = {name: p.default is p.empty for name, p in own.items()}
-        defaults = {n: p.default for n, p in own.items() if isinstance(p.default, numbers.Real)}
-        limits = {}
-    else:
-        if not isinstance(loss, str) or loss not in LOSSES:
-            raise ValueError(_why_unknown(loss))
-        row = LOSSES[loss]
-        key, function, defaults, limits = loss, row.function, row.defaults, row.limits
-        allowed = dict.fromkeys(defaults, False)
+    """The loss's name, its function, and all of its hyper-parameters, checked."""
+    row = LOSSES.get(loss) if isinstance(loss, str) else None
+    if row is None and not callable(loss):
+        raise ValueError(_why_unknown(loss))
+    key = row.key if row else getattr(loss, "__name__", "custom")
+    function, limits = (row.function, row.limits) if row else (loss, {})
+    try:
+        own = hyper_parameters(function)
+    except (TypeError, ValueError):  # built-in types and some C functions have none
+        raise ValueError(
+            f"loss={shown(loss)} has no signature to read; give a Python function"
+        ) from None
+    defaults = {n: p.default for n, p in own.items() if isinstance(p.default, numbers.Real)}
     merged = {**defaults, **hparams}
     for name, value in merged.items():
-        if name not in allowed:
+        if name not in own:
             raise ValueError(
-                f"{key} has no hyper-parameter {name!r}; allowed: {', '.join(allowed) or 'none'}"
+                f"{key} has no hyper-parameter {name!r}; allowed: {', '.join(own) or 'none'}"
             )
         finite(name, value)
         if name in limits and value not in limits[name]:
             raise ValueError(f"{name} of {key} must lie in {limits[name]}, received {value!r}")
-    for name, required in allowed.items():
-        if required and name not in merged:
+    for name, parameter in own.items():
+        if parameter.default is parameter.empty and name not in merged:
             raise ValueError(f"{key} needs a value for {name}: give it as {name}=…")
     return key, function, merged
 
@@ -196,14 +188,6 @@ def _why_unknown(loss) -> str:
         named = " or ".join(f"{row.key!r} ({row.trl_trainer})" for row in ours)
         return f"loss={loss!r} is TRL's word; here it is {named}"
     return f"loss={shown(loss)} is unknown; allowed: {', '.join(LOSSES)}, or a function"
-
-
-def _check_values(key: str, losses, count: int) -> None:
-    if not isinstance(losses, Tensor) or losses.shape != (count,):
-        got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-        raise ValueError(f"loss {key} must return one value per pair, shape ({count},); got {got}")
-    if not losses.requires_grad:
-        raise ValueError(f"loss {key} does not depend on chosen_logps or rejected_logps")
 
 
 def _check_finite(key: str, what: str, *columns: Tensor) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from toolkit.losses import PairLogSums
 from toolkit.model.batching import batches
 from toolkit.model.forward import evaluation, scored_logps, sequences
 from toolkit.model.policy import Policy
@@ -18,24 +18,11 @@ from toolkit.pairs import EncodedPair
 SIDES = ("chosen", "rejected")
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a loss reads of some pairs; see ``losses.HasLogps``. Arrays ``[B]``, float64."""
-
-    pair_ids: list[str]
-    chosen_logps: np.ndarray
-    rejected_logps: np.ndarray
-    ref_chosen_logps: np.ndarray
-    ref_rejected_logps: np.ndarray
-    chosen_length: np.ndarray
-    rejected_length: np.ndarray
-
-
-def scores(batch: Sequence[EncodedPair], own: np.ndarray, ref: np.ndarray) -> Scores:
+def scores(batch: Sequence[EncodedPair], own: np.ndarray, ref: np.ndarray) -> PairLogSums:
     """Return the loss's view of the responses' sums, both ``[2B]``, chosen before rejected."""
     lengths = [np.array([int(getattr(e, f"{side}_mask").sum()) for e in batch]) for side in SIDES]
     arrays = [np.asarray(x, float)[i::2] for x in (own, ref) for i in range(2)]
-    return Scores([e.id for e in batch], *arrays, *lengths)
+    return PairLogSums([e.id for e in batch], *arrays, *lengths)
 
 
 @alone

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
+import numpy as np
+import torch
 from torch import Tensor
 
 LONGEST = 4  # bytes of a character in UTF-8, so pieces of one
@@ -35,6 +37,18 @@ def token_texts(tokenizer, ids: Tensor, mask: Tensor) -> list[str]:
         if own:
             texts[own[0]] = text
     return list(texts.values())
+
+
+def token_columns(tokenizer, rows: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Sequence]:
+    """Return ``side, position, token, token_id`` of the scored tokens of a pair's two responses."""
+    texts = [token_texts(tokenizer, *row) for row in rows]
+    lengths = [len(text) for text in texts]
+    return {
+        "side": np.repeat(["chosen", "rejected"], lengths),
+        "position": np.concatenate([np.arange(n) for n in lengths]),
+        "token": [token for text in texts for token in text],
+        "token_id": torch.cat([ids[mask] for ids, mask in rows]).cpu().numpy(),
+    }
 
 
 def _units(tokenizer, run: list[int], start: int) -> Iterator[tuple[range, str]]:

@@ -66,9 +66,6 @@ def plain_head(policy: Policy, enc: EncodedPair) -> bool:
 
 def _logits(head: nn.Module, inputs: Tensor, at: int) -> Tensor:
     """Return the logits of one chunk of the vocabulary, in float64."""
-    span = slice(at, at + VOCABULARY_CHUNK)
-    bias = getattr(head, "bias", None)
-    weight = head.weight[span].detach()
-    return nn.functional.linear(
-        inputs, weight, None if bias is None else bias[span].detach()
-    ).double()
+    span, bias = slice(at, at + VOCABULARY_CHUNK), getattr(head, "bias", None)
+    bias = None if bias is None else bias[span].detach()
+    return nn.functional.linear(inputs, head.weight[span].detach(), bias).double()

@@ -59,22 +59,20 @@ def packed_inputs(
 
 def unpacked(rows: Tensor, pairs: Sequence[EncodedPair]) -> list[States]:
     """Cut packed rows of states ``[N, T, d]`` into the states of each response."""
-    return [_sides(row, enc) for row, enc in zip(rows, pairs, strict=True)]
-
-
-def _sides(row: Tensor, enc: EncodedPair) -> States:
-    shared, chosen = shared_length(enc), len(enc.chosen_ids)
-    return row[:chosen], torch.cat([row[:shared], row[chosen : packed_length(enc)]])
+    found = []
+    for row, enc in zip(rows, pairs, strict=True):
+        shared, chosen = shared_length(enc), len(enc.chosen_ids)
+        rejected = torch.cat([row[:shared], row[chosen : packed_length(enc)]])
+        found.append((row[:chosen], rejected))
+    return found
 
 
 def _mask(pairs, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    shared = torch.tensor([shared_length(enc) for enc in pairs], device=device)[:, None, None]
-    parted = torch.tensor([len(enc.chosen_ids) for enc in pairs], device=device)[:, None, None]
+    places = [(shared_length(enc), len(enc.chosen_ids)) for enc in pairs]
+    shared, parted = torch.tensor(places, device=device).T[..., None, None]
     at = torch.arange(width, device=device)
     row, column = at[:, None], at[None, :]
     # Padding follows rejected in its row: it sees something, and nothing sees it.
     hidden = (column > row) | ((row >= parted) & (column >= shared) & (column < parted))
-    lowest = torch.finfo(dtype).min
-    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, lowest)[
-        :, None
-    ]
+    seen = torch.zeros(hidden.shape, dtype=dtype, device=device)
+    return seen.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]

@@ -15,7 +15,7 @@ from toolkit.model import Policy
 from toolkit.model.batching import by_length, in_halves
 from toolkit.model.forward import sequences
 from toolkit.model.inputs import Pairs, encoded_pair, encoded_pairs, skipped_attrs
-from toolkit.model.tokens import token_texts
+from toolkit.model.tokens import token_columns
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
 from toolkit.similarity._head_slack import SLACK_NOTES, head_slack_of, plain_head
@@ -117,11 +117,11 @@ def ches_tokens(policy: Policy, pair: PreferencePair | EncodedPair) -> pd.DataFr
 
     Returns:
         One row per scored token, chosen first: ``pair_id``; ``side``; ``position`` (from 0 at the
-        side's first scored token); ``token``; ``ches_share`` = ⟨h⁺ₖ, S⁻ − S⁺⟩, NaN on the rejected
-        side; ``inner_with_chosen`` = ⟨S⁺, hₖ⟩. Here hₖ is the state that predicts the
-        token. Sum rules: Σ ``ches_share`` = CHES; Σ ``inner_with_chosen`` is ‖S⁺‖² over the
-        chosen side and ⟨S⁺, S⁻⟩ over the rejected one, so that rejected − chosen = CHES too.
-        Values are float64. Labels are in ``attrs``.
+        side's first scored token); ``token``; ``token_id``; ``ches_share`` = ⟨h⁺ₖ, S⁻ − S⁺⟩, NaN on
+        the rejected side; ``inner_with_chosen`` = ⟨S⁺, hₖ⟩. Here hₖ is the state that predicts the
+        token. Sum rules: Σ ``ches_share`` = CHES; Σ ``inner_with_chosen`` is ‖S⁺‖² over the chosen
+        side and ⟨S⁺, S⁻⟩ over the rejected one, so that rejected − chosen = CHES too. Values are
+        float64. Labels are in ``attrs``.
 
     Raises:
         PairError: If the pair cannot be scored.
@@ -136,23 +136,15 @@ def ches_tokens(policy: Policy, pair: PreferencePair | EncodedPair) -> pd.DataFr
         'pair_id'
     """
     enc = encoded_pair(policy, pair)
-    rows, (states,) = sequences([enc]), pair_states(policy.model, [enc])
+    (states,) = pair_states(policy.model, [enc])
     chosen, rejected = predicting(enc, states)
     total, apart = chosen.sum(0), rejected.sum(0) - chosen.sum(0)
-    frames = []
-    for side, row, h in zip(("chosen", "rejected"), rows, (chosen, rejected), strict=True):
-        share = h @ apart if side == "chosen" else torch.full((len(h),), float("nan"))
-        columns = {
-            "pair_id": enc.id,
-            "side": side,
-            "position": range(len(h)),
-            "token": token_texts(policy.tokenizer, *row),
-            "token_id": row[0][row[1]].cpu().numpy(),
-            "ches_share": share.double().cpu().numpy(),
-            "inner_with_chosen": (h @ total).cpu().numpy(),
-        }
-        frames.append(pd.DataFrame(columns))
-    frame = pd.concat(frames, ignore_index=True)
+    inner = torch.cat([chosen, rejected]) @ total
+    share = torch.full_like(inner, math.nan)
+    share[: len(chosen)] = chosen @ apart
+    columns = token_columns(policy.tokenizer, sequences([enc]))
+    frame = pd.DataFrame({"pair_id": enc.id, **columns})
+    frame["ches_share"], frame["inner_with_chosen"] = share.cpu().numpy(), inner.cpu().numpy()
     frame.attrs.update(policy.labels("none").to_attrs())
     return frame
 
