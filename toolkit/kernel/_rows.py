@@ -9,9 +9,10 @@ import numpy as np
 from toolkit.gradients import Gram
 from toolkit.gradients import gram as measured
 from toolkit.kernel.margin import check_gram
+from toolkit.losses import PairLogSums
 from toolkit.model import Policy, Provenance
 from toolkit.model.inputs import Skipped, encoded_pairs, skipped_pairs
-from toolkit.model.scores import Scores, response_sums, same_tokens, scores
+from toolkit.model.scores import response_sums, same_tokens, scores
 from toolkit.pairs import EncodedPair
 
 
@@ -41,7 +42,7 @@ class Rows:
     given: tuple[list, list]
     left_out: Skipped
 
-    def scores(self, logps: np.ndarray, at: np.ndarray) -> Scores:
+    def scores(self, logps: np.ndarray, at: np.ndarray) -> PairLogSums:
         """Return the loss's view of some pairs at these log-probabilities ``[2U]``."""
         rows = np.stack([2 * at, 2 * at + 1], 1).ravel()
         return scores([self.pairs[i] for i in at], logps[rows], self.ref_logps[rows])
