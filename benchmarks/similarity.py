@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
 import toolkit as tk
-from toolkit.similarity._packed import packed_length
+from toolkit.similarities._packed import packed_length
 
 
 def main() -> None:

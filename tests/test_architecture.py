@@ -24,16 +24,16 @@ MAY_IMPORT = {
     "model": {"losses", "pairs"},  # of losses the names of what they read
     "losses": {"checks"},
     "gradients": {"model", "pairs"},
-    "entanglement": {"losses", "gradients"},
-    "similarity": {"model", "pairs"},
+    "entanglements": {"losses", "gradients"},
+    "similarities": {"model", "pairs"},
     "attribution": {"model", "pairs"},
     "kernel": {"gradients", "losses"},
     "remedies": {"losses", "gradients"},
     "displacement": {"losses", "model"},
-    "dynamics": {"model", "entanglement", "displacement", "remedies"},
+    "dynamics": {"model", "entanglements", "displacement", "remedies"},
     "averaging": {"model"},
-    "scoring": {"entanglement", "similarity"},
-    "measurement": {"entanglement", "similarity", "attribution"},
+    "scoring": {"entanglements", "similarities"},
+    "measurement": {"entanglements", "similarities", "attribution"},
     "loss_comparison": {"measurement"},
     "dataset": {"scoring", "measurement"},
     "plots": set(),
@@ -188,6 +188,24 @@ def test_public_names_resolve_and_are_documented():
             documented = value.__doc__ and not value.__doc__.startswith(f"{name}(")
             assert documented, f"toolkit.{name} has no docstring"
     assert set(toolkit.__all__) <= set(dir(toolkit))
+
+
+def test_a_module_and_a_public_name_are_never_spelt_alike():
+    """``tk.similarity`` was the function, and ``import toolkit.similarity as s`` gave it too."""
+    modules = {owner_of(path) for path in source_files()}
+    assert modules & set(toolkit.__all__) == {"plots"}
+    for name in sorted(modules - {"__init__", "__main__"}):
+        given: dict = {}
+        exec(f"import toolkit.{name} as given", given)
+        assert given["given"] is sys.modules[f"toolkit.{name}"], name
+    assert callable(toolkit.similarity) and callable(toolkit.entanglement)
+
+
+def test_editors_see_every_public_name():
+    jedi = pytest.importorskip("jedi")
+    script = jedi.Script("import toolkit as tk\ntk.", project=jedi.Project(ROOT))
+    seen = {found.name for found in script.complete(2, 3)}
+    assert set(toolkit.__all__) <= seen and {"pair_stats", "PairExplorer", "plots"} <= seen
 
 
 def test_there_is_no_module_for_leftovers():

@@ -8,14 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import traitlets
-from explorers import HOSTILE, part, table
-from explorers import artist as find_artist
+from explorers import HOSTILE, artist as find_artist, part, table
 from matplotlib.backend_bases import KeyEvent, MouseEvent
 
 import toolkit as tk
 from toolkit import scoring
-from toolkit.dataset import choice
-from toolkit.dataset import scores as dataset_scores
+from toolkit.dataset import choice, scores as dataset_scores
 from toolkit.widgets import dataset_explorer
 
 TOO_LONG = "too <b>long"

@@ -35,7 +35,7 @@ from toolkit.dynamics import (
     responses,
     train,
 )
-from toolkit.entanglement import REGIMES, regimes
+from toolkit.entanglements import REGIMES, regimes
 
 SHAPES = list(shapes.CONFIGS)
 SIDES = ("chosen", "rejected")

@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 import torch
 import traitlets
-from explorers import HOSTILE, TEXTS, click, drawings, every, part, points, table, texts
-from explorers import make_pairs as all_pairs
+from explorers import (
+    HOSTILE,
+    TEXTS,
+    click,
+    drawings,
+    every,
+    make_pairs as all_pairs,
+    part,
+    points,
+    table,
+    texts,
+)
 
 import toolkit as tk
 from toolkit import measurement

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import shapes
 import torch
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from torch.nn.functional import logsigmoid
 
 import toolkit as tk

@@ -14,7 +14,7 @@ import torch
 
 import toolkit as tk
 from toolkit.model.batching import in_halves, is_out_of_memory
-from toolkit.similarity import _head_states
+from toolkit.similarities import _head_states
 
 # Run in a process of its own, whose address space soon ends after what one pair needs.
 CHILD = """
@@ -53,7 +53,7 @@ def measured(rooms):
     return stats.inner.tolist(), tk.similarity(policy, pairs, progress=False)["ches"].tolist()
 
 count(import_module("toolkit.gradients.per_pair"), "_measure")
-count(import_module("toolkit.similarity.ches"), "pair_states")
+count(import_module("toolkit.similarities.ches"), "pair_states")
 whole, halved = measured([9000, 9000]), measured([250, 80])
 print(json.dumps([whole, halved, tries]))
 """

@@ -9,8 +9,8 @@ import torch
 from transformers import BloomConfig, LlamaConfig, MambaConfig, MistralConfig
 
 import toolkit as tk
-from toolkit.similarity import _head_states
-from toolkit.similarity._packed import packed_inputs, packed_length, shared_length, unpacked
+from toolkit.similarities import _head_states
+from toolkit.similarities._packed import packed_inputs, packed_length, shared_length, unpacked
 
 SMALL = {"vocab_size": shapes.VOCAB, "hidden_size": 24}
 

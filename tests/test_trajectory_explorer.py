@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import traitlets
-from explorers import TEXTS, click, part
-from explorers import make_pairs as all_pairs
+from explorers import TEXTS, click, make_pairs as all_pairs, part
 
 import toolkit as tk
 from toolkit.dynamics import TrainingRun, watched_run

@@ -16,58 +16,27 @@ Example:
 
 from __future__ import annotations
 
-import sys
+import ast
 from importlib import import_module
-from types import ModuleType
+from pathlib import Path
 
-_HOME = {
-    "pairs": (
-        "EncodedPair PairError PairList PreferencePair audit_pairs encode load_pairs shipped_pairs"
-    ),
-    "model": "PairLogps Policy Provenance load_model per_token_logps perplexity sample_responses",
-    "losses": "LOSSES Loss LossWeights loss_table loss_weights",
-    "displacement": (
-        "SingleTokenTheory displacement_verdict mass_by_word mass_flow single_token_theory"
-    ),
-    "dynamics": ("StepRecord TrainingRun Trajectory predict_step train"),
-    "gradients": (
-        "Gram PairStats Preconditioner TokenContributions TokenMatrix gram pair_stats "
-        "token_contributions token_matrix"
-    ),
-    "kernel": "Influence frozen_kernel_dynamics influence kernel_alignment margin_kernel",
-    "remedies": "UPDATE_RULES UpdateRule rule_table",
-    "entanglement": "Entanglement entanglement suggest_lr",
-    "similarity": "ches_tokens similarity",
-    "scoring": (
-        "FilteredPairs PairStream export_pairs filter_pairs length_confound quantile_subsets "
-        "read_scores score_pairs"
-    ),
-    "attribution": "PromptAttributions prompt_attributions",
-    "widgets": "DatasetExplorer LossExplorer PairExplorer TrajectoryExplorer",
+_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+_MODULE_OF = {
+    alias.name: node.module or alias.name
+    for node in _STUB.body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
 }
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
-__all__ = sorted([*_MODULE_OF, "plots"])
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str):
     """Import a public name when it is first used: ``import toolkit`` itself stays fast."""
-    if name == "plots":
-        return import_module("toolkit.plots")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
-    return getattr(import_module(f"toolkit.{_MODULE_OF[name]}"), name)
+    module = import_module(f"toolkit.{_MODULE_OF[name]}")
+    return module if name == _MODULE_OF[name] else getattr(module, name)
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Facade(ModuleType):
-    """Keeps ``tk.similarity`` the function, even after its module of that name was imported."""
-
-    def __setattr__(self, name: str, value) -> None:
-        if not (name in _MODULE_OF and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Facade

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from toolkit.checks import finite, is_finite_number, positive
-from toolkit.entanglement import FIRST_ORDER_NATS, entanglement, suggest_lr
+from toolkit.entanglements import FIRST_ORDER_NATS, entanglement, suggest_lr
 from toolkit.gradients import PairStats
 from toolkit.losses import LOSSES, check_loss, hyper_parameters
 from toolkit.measurement import Cache, Measurement, close_to

@@ -17,7 +17,7 @@ import pandas as pd
 
 from toolkit.attribution import PromptAttributions, prompt_attributions
 from toolkit.checks import positive, shown
-from toolkit.entanglement import entanglement, suggest_lr
+from toolkit.entanglements import entanglement, suggest_lr
 from toolkit.gradients import (
     PairStats,
     TokenContributions,
@@ -32,7 +32,7 @@ from toolkit.model import Params, Policy
 from toolkit.model.inputs import encoded_pairs, skipped_frame, skipped_pairs
 from toolkit.model.turns import alone
 from toolkit.pairs import PreferencePair
-from toolkit.similarity import similarity
+from toolkit.similarities import similarity
 
 SCORES = ("ches", "ln_ches", "neg_edit_distance", "last_hidden_inner")
 

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.path import Path as Outline
 
 from toolkit.dataset.scores import Scores, no_numbers, number_columns
-from toolkit.entanglement import suggest_lr
+from toolkit.entanglements import suggest_lr
 from toolkit.measurement import (
     SCORES,
     Cache,

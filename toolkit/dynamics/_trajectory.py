@@ -15,7 +15,7 @@ from torch import Tensor
 from toolkit.displacement import falls
 from toolkit.dynamics import _trajectory_files
 from toolkit.dynamics.forces import FORCES, unexplained
-from toolkit.entanglement import regimes
+from toolkit.entanglements import regimes
 from toolkit.model import Policy
 from toolkit.model.inputs import skipped_frame
 from toolkit.model.scores import SIDES

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.gradients import Gram
-from toolkit.gradients import gram as measured
+from toolkit.gradients import Gram, gram as measured
 from toolkit.kernel.margin import check_gram
 from toolkit.losses import PairLogSums
 from toolkit.model import Policy, Provenance

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from toolkit.entanglement import entanglement
+from toolkit.entanglements import entanglement
 from toolkit.gradients import PairStats, pair_stats
 from toolkit.model import Policy
 from toolkit.pairs import EncodedPair, PairError, PairList, audit_pairs
 from toolkit.scoring._score_settings import LOGPS, Settings, typed
 from toolkit.scoring._score_stream import Row
-from toolkit.similarity import similarity
+from toolkit.similarities import similarity
 
 # What a model gives a finite number of, whatever the pair; all else is derived.
 MEASURED = (*LOGPS, "chosen_sq_norm", "rejected_sq_norm", "inner", "ches", "last_hidden_inner")

@@ -17,8 +17,7 @@ from toolkit.loss_comparison import SHIFTS, LossComparison
 from toolkit.measurement import Measurement
 from toolkit.model import Params, Policy
 from toolkit.pairs import PreferencePair
-from toolkit.widgets import _loss_words as text
-from toolkit.widgets import words
+from toolkit.widgets import _loss_words as text, words
 from toolkit.widgets.explorer import Explorer
 from toolkit.widgets.panels.controls import WIDE, button, column, dropdown, log_slider, put
 from toolkit.widgets.panels.figure import Picture, Still, image_html, pointed_at

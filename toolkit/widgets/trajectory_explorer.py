@@ -20,8 +20,7 @@ from toolkit.measurement import place_in
 from toolkit.model import Policy
 from toolkit.pairs import PreferencePair
 from toolkit.plots import html_text, visible_token
-from toolkit.widgets import _trajectory_words as text
-from toolkit.widgets import words
+from toolkit.widgets import _trajectory_words as text, words
 from toolkit.widgets.explorer import Explorer
 from toolkit.widgets.panels.controls import WIDE, button, dropdown, number
 from toolkit.widgets.panels.fall import FallPanel

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import shapes
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import toolkit as tk
 from toolkit.gradients import PairStats

@@ -18,9 +18,9 @@ from toolkit.model.inputs import Pairs, encoded_pair, encoded_pairs, skipped_att
 from toolkit.model.tokens import token_columns
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair, PreferencePair
-from toolkit.similarity._head_slack import SLACK_NOTES, head_slack_of, plain_head
-from toolkit.similarity._head_states import pair_states, predicting
-from toolkit.similarity._packed import States, packed_length
+from toolkit.similarities._head_slack import SLACK_NOTES, head_slack_of, plain_head
+from toolkit.similarities._head_states import pair_states, predicting
+from toolkit.similarities._packed import States, packed_length
 
 # Tokens of one forward pass: enough to keep the machine busy. More is slower on a CPU, where the
 # states of a layer no longer fit into its caches, and means more padding everywhere.

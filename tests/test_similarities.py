@@ -8,8 +8,7 @@ import pytest
 import reference
 import shapes
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -19,13 +18,13 @@ from transformers import (
 )
 
 import toolkit as tk
-from toolkit.similarity import _head_slack, _head_states, ches_tokens
-from toolkit.similarity._head_states import row_states
-from toolkit.similarity.ches import _edit_distance
+from toolkit.similarities import _head_slack, _head_states, ches_tokens
+from toolkit.similarities._head_states import row_states
+from toolkit.similarities.ches import _edit_distance
 
 SHAPES = list(shapes.CONFIGS)
 # The façade gives the function of that name, never the module.
-MODULE = import_module("toolkit.similarity.ches")
+MODULE = import_module("toolkit.similarities.ches")
 SCORES = ["ches", "ln_ches", "neg_edit_distance", "last_hidden_inner"]
 
 

@@ -9,8 +9,8 @@ from toolkit.model import Policy
 from toolkit.model.forward import evaluation, head_inputs, sequences
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair
-from toolkit.similarity._head_states import predicting
-from toolkit.similarity._packed import States
+from toolkit.similarities._head_states import predicting
+from toolkit.similarities._packed import States
 
 VOCABULARY_CHUNK = 8192
 LARGE = 1024

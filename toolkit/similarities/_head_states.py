@@ -23,7 +23,7 @@ from toolkit.model.forward import (
     sequences,
 )
 from toolkit.pairs import EncodedPair
-from toolkit.similarity._packed import States, packed_inputs, unpacked
+from toolkit.similarities._packed import States, packed_inputs, unpacked
 
 Layout = Callable[[nn.Module, Sequence[EncodedPair]], list[States]]
 

@@ -1,5 +1,5 @@
 """How alike the model finds the two responses: the CHES family and its baselines."""
 
-from toolkit.similarity.ches import ches_tokens, similarity
+from toolkit.similarities.ches import ches_tokens, similarity
 
 __all__ = ["ches_tokens", "similarity"]
