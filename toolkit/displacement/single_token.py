@@ -13,7 +13,7 @@ from torch import Tensor
 from toolkit.displacement.flow import contrast, next_token_logps, project
 from toolkit.losses import LossWeights, PairLogSums, check_loss, loss_weights
 from toolkit.model import Policy, Provenance, reference
-from toolkit.model.forward import evaluation, log_softmax, response_logits
+from toolkit.model.forward import evaluation, head_inputs, log_softmax, response_logits
 from toolkit.model.inputs import encoded_pair
 from toolkit.model.tokens import legible_texts
 from toolkit.model.turns import alone
@@ -208,15 +208,15 @@ def _check_single(enc: EncodedPair) -> None:
 
 def _state_and_logps(policy: Policy, enc: EncodedPair) -> tuple[Tensor, Tensor]:
     """The state that predicts the scored token, ``[d]``, and its log-distribution, ``[V]``."""
-    seen = {}
-    head = policy.model.get_output_embeddings()
-    see = head.register_forward_hook(lambda _, args, out: seen.update(state=args[0], out=out))
-    with see, evaluation(policy.model), torch.no_grad():
-        logits, start = response_logits(policy.model, [(enc.chosen_ids, enc.chosen_mask)])
+    model, head = policy.model, policy.model.get_output_embeddings()
+    with evaluation(model), torch.no_grad():
+        with head_inputs(model) as states:
+            logits, start = response_logits(model, [(enc.chosen_ids, enc.chosen_mask)])
+        plain = head(states[0]) if states else None
     at = int(enc.chosen_mask.nonzero()[0]) - 1 - start - logits.shape[1]
-    if not seen or not torch.equal(seen["out"][0, at].to(logits.dtype), logits[0, at]):
+    if plain is None or not torch.equal(plain[0, at].to(logits.dtype), logits[0, at]):
         raise ValueError(
             f"policy: {type(policy.model).__name__} changes its logits after the output embedding "
             "(scaling or soft-capping); the theory is for logits W·h"
         )
-    return seen["state"][0, at].double().cpu(), log_softmax(logits[0, at], torch.float64).cpu()
+    return states[0][0, at].double().cpu(), log_softmax(logits[0, at], torch.float64).cpu()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from toolkit.checks import check_seed, choice, flag, positive, shown, whole
 from toolkit.dynamics import _optimizers, batch_gradient, given, responses
 from toolkit.dynamics._interrupts import uninterrupted
 from toolkit.dynamics._lora import trained_policy
@@ -20,16 +19,15 @@ from toolkit.dynamics._trajectory import Divergence, StepRecord, Trajectory
 from toolkit.dynamics._watch import Watch
 from toolkit.dynamics.forces import FORCES, SplitMoments, SplitStep, forces_on, pair_terms
 from toolkit.dynamics.pulls import PairMoments, check_bytes
-from toolkit.losses import check_loss
-from toolkit.model import Params, Policy, batches
+from toolkit.dynamics.run_settings import RunSettings, signature
+from toolkit.model import Policy
 from toolkit.model.inputs import Pairs
 from toolkit.model.scores import scores
 from toolkit.model.turns import alone
 from toolkit.pairs import EncodedPair
-from toolkit.remedies import UpdateRule, bound, check_rule
+from toolkit.remedies import bound
 
 WATCHED = 8  # probes, where none are given
-MOST_STEPS = 10_000_000  # their minibatches are drawn before the first one
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,23 @@ class Pending:
     batch: list[EncodedPair]
     gradient: batch_gradient.Minibatch
     split: SplitStep | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known after a step: arrays as in :class:`Trajectory`, without the steps' axis.
+
+    Before the first step there is only how things are; ``forces`` and ``pulls`` if asked for.
+    """
+
+    logps: np.ndarray
+    kl: np.ndarray
+    losses: np.ndarray
+    record: StepRecord | None = None
+    predicted: np.ndarray | None = None
+    in_batch: list[bool] | None = None
+    forces: np.ndarray | None = None
+    pulls: np.ndarray | None = None
 
 
 class TrainingRun:
@@ -108,72 +123,27 @@ class TrainingRun:
     """
 
     @alone
-    def __init__(
-        self,
-        policy: Policy,
-        pairs: Pairs,
-        *,
-        steps: int,
-        lr: float | None = None,
-        loss: str | Callable[..., Tensor] = "dpo",
-        optimizer: str | torch.optim.Optimizer = "adamw",
-        batch_size: int = 8,
-        probes: Pairs | None = None,
-        params: Params = "all",
-        seed: int = 0,
-        weight_decay: float = 0.0,
-        max_grad_norm: float | None = None,
-        optimizer_options: Mapping[str, object] | None = None,
-        lora: Mapping[str, object] | None = None,
-        checkpoint_every: int | None = None,
-        in_place: bool = False,
-        predict: bool = True,
-        forces: bool | str = False,
-        update_rule: str | Callable | UpdateRule | None = None,
-        on_error: str = "raise",
-        **hparams: float,
-    ):
-        whole("steps", steps)
-        if steps > MOST_STEPS:
-            raise ValueError(f"steps may be at most {MOST_STEPS:,}, received {shown(steps)}")
-        check_seed(seed)
-        whole("checkpoint_every", checkpoint_every, optional=True)
-        positive("max_grad_norm", max_grad_norm, optional=True)
-        flag("in_place", in_place)
-        flag("predict", predict)
-        choice("forces", forces, [False, True, "by_pair"])
-        check_loss(loss, hparams)
-        rule = check_rule(update_rule)
-        recipe = _optimizers.Recipe(optimizer, lr, weight_decay, optimizer_options)
-        self.steps, self.loss, self.hparams = steps, loss, hparams
-        self.predict, self.forces = predict, forces
-        self.max_grad_norm, self.checkpoint_every = max_grad_norm, checkpoint_every
-        self.stopped = False
-        self._pairs, watched, known = given.trained_and_watched(policy, pairs, probes, on_error)
+    def __init__(self, policy: Policy, pairs: Pairs, *, probes: Pairs | None = None, **settings):
+        self._asked = want = RunSettings.of(settings)
+        self.steps, self.loss, self.hparams = want.steps, want.loss, want.hparams
+        self.checkpoint_every, self.stopped = want.checkpoint_every, False
+        self._pairs, watched, known = given.trained_and_watched(
+            policy, pairs, probes, want.on_error
+        )
         self._probes = watched or self._pairs[:WATCHED]
-        self._schedule = _schedule(len(self._pairs), batch_size, steps, seed)
-        self.policy = trained_policy(policy, in_place, lora, seed)
-        self._bind(policy, recipe, params, in_place, lora)
+        self._schedule = want.schedule(len(self._pairs))
         self._used = sorted({i for batch in self._schedule for i in batch})
-        self._by_pair = forces == "by_pair"
-        if self._by_pair:
-            entries = steps * 2 * len(self._probes) * len(self._used)
+        self.policy = trained_policy(policy, want.in_place, want.lora, want.seed)
+        self._bind(policy)
+        if want.forces == "by_pair":
+            entries = want.steps * 2 * len(self._probes) * len(self._used)
             check_bytes(len(self._used), self._selected, entries)
-        self._rule = bound(rule, self.policy, self._selected, self._optimizer, self._selected)
+        self._rule = bound(want.rule, self.policy, self._selected, self._optimizer, self._selected)
         # All arguments are checked: from here on the model runs.
         self._watch = Watch(policy, self._probes)
         self._ref = self._references(policy)
-        self.settings = {
-            **given.labels_of(self.policy, params, "weights at the start"),
-            **recipe.to_attrs(),
-            "update_rule": rule.name,
-            "steps": steps,
-            "batch_size": batch_size,
-            **known,
-            "seed": seed,
-            "max_grad_norm": max_grad_norm,
-            "lora": None if lora is None else dict(lora),
-        }
+        labels = given.labels_of(self.policy, want.params, "weights at the start")
+        self.settings = {**labels, **want.to_attrs(), **known}
         self._start, self._start_state = self._kept(), copy.deepcopy(self._optimizer.state_dict())
         self._clear()
 
@@ -183,7 +153,7 @@ class TrainingRun:
     @alone
     def __next__(self) -> StepRecord:
         """Take one step and measure it."""
-        if self.divergence or (self._pending is None and len(self._records) == self.steps):
+        if self.divergence or (self._pending is None and self._taken == self.steps):
             raise StopIteration
         try:
             if self._pending is None:
@@ -191,7 +161,7 @@ class TrainingRun:
             # An interrupt in here costs nothing: the next call measures the step that was taken.
             record = self._measure()
         except batch_gradient.NotFinite as error:
-            if self._pending is None and not self._records:
+            if self._pending is None and not self._taken:
                 raise  # no step was taken yet that could be the reason
             self._diverge(error)
             raise StopIteration from None
@@ -205,32 +175,37 @@ class TrainingRun:
     @alone
     def trajectory(self) -> Trajectory:
         """Everything done so far, as a :class:`Trajectory`."""
-        done = len(self._records)
+        done, steps = self._taken, self._done[1:]
         if done not in self._checkpoints:
             current = self._kept() if self._pending is None else _on_cpu(self._pending.before)
             self._end = self._end if self._end and self._end[0] == done else (done, current)
         kept = dict([*self._checkpoints.items(), *([self._end] if self._end else [])])
-        kept = {step: weights for step, weights in kept.items() if step <= done}
-        tokens = len(self._watch.axis)
+        probes, by_pair = len(self._probes), self._asked.forces == "by_pair"
+
+        def stacked(name: str, *shape: int, dtype=float) -> np.ndarray:
+            return np.array([getattr(m, name) for m in steps], dtype=dtype).reshape(done, *shape)
+
         return Trajectory(
-            self._watch.axis.copy(),
-            np.stack(self._logps),
-            np.array(self._predicted).reshape(done, tokens),
-            self._watch.ref_logps,
-            np.stack(self._losses),
-            np.stack(self._kl),
-            np.array(self._inside, dtype=bool).reshape(done, len(self._probes)),
-            pd.DataFrame(
-                [vars(r) for r in self._records], columns=list(StepRecord.__dataclass_fields__)
+            axis=self._watch.axis.copy(),
+            logps=np.stack([m.logps for m in self._done]),
+            predicted=stacked("predicted", len(self._watch.axis)),
+            ref_logps=self._watch.ref_logps,
+            losses=np.stack([m.losses for m in self._done]),
+            kl=np.stack([m.kl for m in self._done]),
+            in_batch=stacked("in_batch", probes, dtype=bool),
+            steps=pd.DataFrame(
+                [vars(m.record) for m in steps], columns=list(StepRecord.__dataclass_fields__)
             ),
-            self.settings,
-            dict(sorted(kept.items())),
-            self.stopped,
-            self.policy,
-            self.divergence,
-            self._forces_so_far() if self.forces else None,
-            self._pulls_so_far() if self._by_pair else None,
-            [self._pairs[i].id for i in self._used] if self._by_pair else [],
+            settings=self.settings,
+            checkpoints={step: kept[step] for step in sorted(kept) if step <= done},
+            stopped=self.stopped,
+            policy=self.policy,
+            divergence=self.divergence,
+            step_forces=(
+                stacked("forces", 2 * probes, len(FORCES)) if self._asked.forces else None
+            ),
+            step_pulls=stacked("pulls", 2 * probes, len(self._used), 2) if by_pair else None,
+            train_ids=[self._pairs[i].id for i in self._used] if by_pair else [],
         )
 
     @alone
@@ -240,17 +215,21 @@ class TrainingRun:
         self._optimizer.load_state_dict(copy.deepcopy(self._start_state))
         self._clear()
 
-    def _bind(self, policy: Policy, recipe, params: Params, in_place: bool, lora) -> None:
+    @property
+    def _taken(self) -> int:
+        """Steps that were taken and measured."""
+        return len(self._done) - 1
+
+    def _bind(self, policy: Policy) -> None:
         """Find the parameters that are trained and put the optimiser on them."""
-        if recipe.live and lora is not None:
-            raise ValueError("lora adds parameters that your optimizer does not hold: name one")
+        recipe, params = self._asked.recipe, self._asked.params
         if recipe.live:
             originals = recipe.moved(policy.parameters_in(params))
             named = dict(self.policy.model.named_parameters())
             self._selected = {name: named[name] for name in originals}
         else:
             originals = self._selected = self.policy.parameters_in(params)
-        if recipe.live and in_place:
+        if recipe.live and self._asked.in_place:
             self._optimizer = recipe.optimizer
             for group in self._optimizer.param_groups:
                 group.update({} if recipe.lr is None else {"lr": float(recipe.lr)})
@@ -258,16 +237,12 @@ class TrainingRun:
             self._optimizer = recipe.over(originals, self._selected)
 
     def _clear(self) -> None:
-        self._records: list[StepRecord] = []
-        self._predicted, self._inside, self._losses = [], [], []
-        self._forces: list[np.ndarray] = []
-        self._pulls: list[np.ndarray] = []
-        self._moments = SplitMoments(self._optimizer, self._selected) if self.forces else None
-        self._pair_moments = PairMoments(len(self._used))
-        self._logps, self._kl = [], []
+        forces = self._asked.forces
+        self._moments = SplitMoments(self._optimizer, self._selected) if forces else None
+        self._by_pair = PairMoments(len(self._used)) if forces == "by_pair" else None
         self._pending, self._end, self.stopped, self.divergence = None, None, False, None
         self._checkpoints = {0: self._start}
-        self._look()
+        self._done = [Measured(**self._looked())]
 
     def _references(self, policy: Policy) -> dict[int, np.ndarray]:
         """Return the reference's log-probabilities of every pair that will be trained on."""
@@ -277,23 +252,23 @@ class TrainingRun:
         return dict(zip(self._used, sums.reshape(-1, 2), strict=True))
 
     def _advance(self) -> None:
-        at = self._schedule[len(self._records)]
+        at, want = self._schedule[self._taken], self._asked
         batch, ref = [self._pairs[i] for i in at], np.concatenate([self._ref[i] for i in at])
         found = batch_gradient.minibatch(
             self.policy,
             self._selected,
             batch,
             ref,
-            self.loss,
-            self.hparams,
-            self.max_grad_norm,
-            self.forces,
+            want.loss,
+            want.hparams,
+            want.max_grad_norm,
+            bool(want.forces),
             self._rule,
         )
         before = {name: p.detach().clone() for name, p in self._selected.items()}
         grads = {self._selected[name]: g for name, g in found.clipped.items()}
         loss, ids = float(found.weights.losses.mean()), [e.id for e in batch]
-        record = StepRecord(len(self._records) + 1, loss, found.norm, found.clip_factor, ids)
+        record = StepRecord(self._taken + 1, loss, found.norm, found.clip_factor, ids)
         with uninterrupted():
             _optimizers.apply(self._optimizer, grads)
             split = None
@@ -307,7 +282,7 @@ class TrainingRun:
             if self._pending is not None:
                 self._put(self._pending.before)
                 self._pending = None
-            at, lr = len(self._records) + 1, self.settings["lr"]
+            at, lr = self._taken + 1, self.settings["lr"]
             self.divergence, self.stopped = Divergence(at, lr, str(error)), True
         warnings.warn(f"training {self.divergence}", RuntimeWarning, stacklevel=5)
 
@@ -317,44 +292,31 @@ class TrainingRun:
                 p.copy_(weights[name])
 
     def _measure(self) -> StepRecord:
-        step, predicted = self._pending, np.full(len(self._watch.axis), np.nan)
-        record = step.record
-        if self.predict:
+        step, want = self._pending, self._asked
+        predicted = np.full(len(self._watch.axis), np.nan)
+        if want.predict:
             move = responses.moved(step.before, self._selected)
             tokens = responses.directional(self.policy, self._probes, step.before, move)
             predicted = torch.cat(tokens).double().cpu().numpy()
-        forces, pulls, terms = [], [], None
-        if self._by_pair and step.split is not None:
-            terms = self._terms(step)
-        if self.forces:
-            force, pull = self._felt(step, terms)
-            forces, pulls = [force], [pull] if self._by_pair else []
-        looked = self._watch.look(self.policy)
-        keep = self.checkpoint_every and record.step % self.checkpoint_every == 0
-        weights = self._kept() if keep or record.step == self.steps else None
-        losses = self._probe_losses(looked[0])
-        inside = responses.among(self._probes, step.batch)
+        terms = self._terms(step)
+        forces, pulls = self._felt(step, terms) if want.forces else (None, None)
+        at, inside = step.record.step, responses.among(self._probes, step.batch)
+        found = Measured(**self._looked(), record=step.record, predicted=predicted,
+                         in_batch=inside, forces=forces, pulls=pulls)  # fmt: skip
+        keep = want.checkpoint_every and at % want.checkpoint_every == 0
+        weights = {at: self._kept()} if keep or at == want.steps else {}
         with uninterrupted():
-            self._append(looked, losses)
-            self._predicted.append(predicted)
-            self._forces, self._pulls = self._forces + forces, self._pulls + pulls
+            self._done.append(found)
             if terms is not None:
-                self._pair_moments.advance(step.split.parts, *terms)
-            self._inside.append(inside)
-            self._records.append(record)
-            if weights is not None:
-                self._checkpoints[record.step] = weights
+                self._by_pair.advance(step.split.parts, *terms)
+            self._checkpoints.update(weights)
             self._pending = None
-        return record
+        return step.record
 
-    def _forces_so_far(self) -> np.ndarray:
-        return np.array(self._forces).reshape(-1, 2 * len(self._probes), len(FORCES))
-
-    def _pulls_so_far(self) -> np.ndarray:
-        return np.array(self._pulls).reshape(-1, 2 * len(self._probes), len(self._used), 2)
-
-    def _terms(self, step: Pending) -> tuple[list[int], list[dict[str, Tensor]]]:
+    def _terms(self, step: Pending) -> tuple[list[int], list[dict[str, Tensor]]] | None:
         """Which of the training pairs made a step, and their shares of its gradient."""
+        if self._by_pair is None or step.split is None:
+            return None
         at = [self._used.index(i) for i in step.at]
         return at, pair_terms(self.policy, step.batch, step.gradient, step.before)
 
@@ -362,40 +324,27 @@ class TrainingRun:
         """Return the forces of a step on the probes, and its pulls by training pair."""
 
         def by_pair(grads):
-            return self._pair_moments.pulls(grads, step.split.parts, *terms)
+            return self._by_pair.pulls(grads, step.split.parts, *terms)
 
-        given = step.batch, step.gradient, step.split
-        forces, pulls = forces_on(self.policy, self._probes, *given, by_pair if terms else None)
+        made = step.batch, step.gradient, step.split
+        forces, pulls = forces_on(self.policy, self._probes, *made, by_pair if terms else None)
         if pulls is None:
             pulls = np.full((len(forces), len(self._used), 2), np.nan)
         return forces, pulls
 
-    def _look(self) -> None:
-        looked = self._watch.look(self.policy)
-        self._append(looked, self._probe_losses(looked[0]))
-
-    def _append(self, looked: tuple[np.ndarray, np.ndarray], losses: np.ndarray) -> None:
-        self._logps.append(looked[0])
-        self._kl.append(looked[1])
-        self._losses.append(losses)
-
-    def _probe_losses(self, logps: np.ndarray) -> np.ndarray:
+    def _looked(self) -> dict[str, np.ndarray]:
+        logps, kl = self._watch.look(self.policy)
         sums = self._watch.sums(logps), self._watch.sums(self._watch.ref_logps)
         found = batch_gradient.weigh(self.loss, scores(self._probes, *sums), self.hparams)
         self.settings.update(loss_name=found.loss_name, **found.hparams)
-        return found.losses
+        return {"logps": logps, "kl": kl, "losses": found.losses}
 
     def _kept(self) -> dict[str, Tensor]:
         return _on_cpu(self._selected)
 
 
-def _schedule(count: int, batch_size: int, steps: int, seed: int) -> list[list[int]]:
-    """Return the pairs of each minibatch, drawn by a generator of their own."""
-    generator, found = torch.Generator().manual_seed(seed), []
-    while len(found) < steps:
-        found += batches(torch.randperm(count, generator=generator).tolist(), batch_size)
-    return found[:steps]
-
-
 def _on_cpu(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: p.detach().cpu().clone() for name, p in values.items()}
+
+
+TrainingRun.__signature__ = signature(None)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-
 from toolkit.checks import flag
 from toolkit.dynamics._training import TrainingRun
 from toolkit.dynamics._trajectory import Trajectory
+from toolkit.dynamics.run_settings import signature
 from toolkit.model import Policy
 from toolkit.model.inputs import Pairs
 
@@ -15,8 +14,6 @@ def train(
     policy: Policy,
     pairs: Pairs,
     *,
-    steps: int,
-    lr: float | None = None,
     progress: bool = True,
     **options,
 ) -> Trajectory:
@@ -32,10 +29,8 @@ def train(
     Args:
         policy: The model to start from.
         pairs: Training pairs.
-        steps: Number of steps.
-        lr: Learning rate; a live optimiser's own if not given.
         progress: Show a progress bar.
-        **options: Those of :class:`TrainingRun`.
+        **options: Those of :class:`TrainingRun`: ``steps``, ``lr`` and others.
 
     Returns:
         :class:`Trajectory`.
@@ -59,9 +54,9 @@ def train(
     from tqdm.auto import tqdm
 
     flag("progress", progress)
-    run = TrainingRun(policy, pairs, lr=lr, steps=steps, **options)
+    run = TrainingRun(policy, pairs, **options)
     try:
-        with tqdm(total=steps, desc="training", unit="step", disable=not progress) as bar:
+        with tqdm(total=run.steps, desc="training", unit="step", disable=not progress) as bar:
             for record in run:
                 bar.set_postfix(loss=f"{record.loss:.4f}", refresh=False)
                 bar.update()
@@ -70,11 +65,4 @@ def train(
     return run.trajectory
 
 
-def _signature() -> inspect.Signature:
-    """Show all of TrainingRun's arguments where people look for those of train."""
-    own = list(inspect.signature(TrainingRun).parameters.values())
-    shown = inspect.Parameter("progress", inspect.Parameter.KEYWORD_ONLY, default=True)
-    return inspect.Signature([*own[:-1], shown, own[-1]], return_annotation=Trajectory)
-
-
-train.__signature__ = _signature()
+train.__signature__ = signature(Trajectory, progress=True)

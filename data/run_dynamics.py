@@ -1,0 +1,145 @@
+"""Trains the shipped model until its loss is flat, many times: `python data/run_dynamics.py`.
+
+Two protocols in miniature: the three sentiment formats at several learning rates and seeds (arXiv
+2410.13828, Section 4), and one prompt with single-token answers over ten prompts (arXiv 2410.08847,
+Section 4: 100 updates of RMSprop, largest drawdown, the words that gain). A run is written once it
+is done, and not repeated when it is in the file.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from run_on_policy import keep, left, log_probabilities
+
+import toolkit as tk
+
+HERE = Path(__file__).parent
+FALLING, SINGLE = HERE / "falling_formats.csv", HERE / "single_prompt.csv"
+FORMATS = ("single_token", "short_suffix", "long_suffix")
+RATES = {1e-4: 80, 3e-5: 120, 3e-4: 60}  # learning rate: steps until the loss is flat
+SEEDS, PAIRS, BATCH, EVERY = (0, 1, 2), 16, 4, 5
+KINDS, PROMPTS, SINGLE_RATES = ("No/Never", "Yes/No", "Sure/Yes"), 10, (3e-6,)
+STEPS = (1, 5, 10, 25, 50, 100)
+BETA = 0.1
+
+
+def falling(policy: tk.Policy, pairs: list, lr: float, seed: int, steps: int) -> list[dict]:
+    """Trains on the pairs of a format and returns their means at every fifth step.
+
+    `loss` and the changes are means over all training pairs, in nats; `drawdown` is the mean of
+    each chosen response's largest fall so far from an earlier high.
+    """
+    run = tk.TrainingRun(
+        policy, pairs, steps=steps, lr=lr, seed=seed, batch_size=BATCH, probes=pairs[:1],
+        predict=False, beta=BETA,
+    )  # fmt: skip
+    start = high = log_probabilities(policy, pairs)
+    fallen, rows = 0.0, [measured(0, start, start, 0.0)]
+    for record in run:
+        if record.step % EVERY == 0:
+            now = log_probabilities(run.policy, pairs)
+            high = np.maximum(high, now)
+            fallen = np.maximum(fallen, (high - now)["chosen"])
+            rows.append(measured(record.step, start, now, fallen))
+    return rows
+
+
+def measured(step: int, start: pd.DataFrame, now: pd.DataFrame, fallen) -> dict:
+    """Returns the means of a step."""
+    change = now - start
+    margin = BETA * (change["chosen"] - change["rejected"])
+    return {
+        "step": step,
+        "loss": np.logaddexp(0, -margin).mean(),
+        "chosen_delta": change["chosen"].mean(),
+        "rejected_delta": change["rejected"].mean(),
+        "drawdown": np.mean(fallen),
+    }
+
+
+def single_prompt(policy: tk.Policy, pair: tk.PreferencePair, lr: float) -> list[dict]:
+    """Trains on one pair alone and returns what it and the vocabulary did by each of `STEPS`.
+
+    `prob` is π(chosen), `drawdown` its largest fall so far from an earlier high, `loss_rose`
+    whether the loss has risen by then; `chosen_word_delta` the change of the chosen word in all
+    its spellings, `gainers` the three words that gained most since the start, spellings together.
+    """
+    run = tk.TrainingRun(
+        policy, [pair], steps=STEPS[-1], lr=lr, optimizer="rmsprop", predict=False, beta=BETA
+    )
+    words = {}
+    for record in run:
+        if record.step in STEPS:
+            flow = tk.mass_flow(policy, run.policy, pair, top_k=None)
+            words[record.step] = tk.mass_by_word(flow)
+    frame = run.trajectory.to_frame()
+    chosen, rejected = (frame[frame["side"] == side] for side in ("chosen", "rejected"))
+    probs, losses = np.exp(chosen["logps"].to_numpy()), chosen["loss"].to_numpy()
+    fallen = np.maximum.accumulate(np.maximum.accumulate(probs) - probs)
+    rose = np.maximum.accumulate(np.diff(losses, prepend=losses[0])) > 0
+    rows = []
+    for step in (0, *STEPS):
+        gained = words.get(step)
+        rows.append({
+            "step": step,
+            "loss": losses[step],
+            "prob": probs[step],
+            "rejected_prob": np.exp(rejected["logps"].iloc[step]),
+            "drawdown": fallen[step],
+            "loss_rose": bool(rose[step]),
+            "chosen_word_delta": 0.0 if gained is None else chosen_word(gained),
+            "gainers": "" if gained is None else listed(gained),
+        })  # fmt: skip
+    return rows
+
+
+def chosen_word(words: pd.DataFrame) -> float:
+    """Returns how much the chosen word gained in all its spellings."""
+    return words.loc[words["role"] == "chosen", "delta"].iloc[0]
+
+
+def listed(words: pd.DataFrame) -> str:
+    """Returns the three words that gained most, each with its gain."""
+    gains = words[words["delta"] > 0].head(3)
+    named = zip(gains["word"], gains["delta"], strict=True)
+    return "; ".join(f"{word} {delta:+.3f}" for word, delta in named)
+
+
+def run_formats(policy: tk.Policy) -> None:
+    """Runs every format, learning rate and seed that is not in the file yet."""
+    plan = [(name, lr, seed) for lr in RATES for seed in SEEDS for name in FORMATS]
+    for name, lr, seed in left(FALLING, ("format", "lr", "seed"), plan):
+        pairs = tk.load_pairs(name, limit=PAIRS)
+        about = {"format": name, "lr": lr, "seed": seed}
+        keep(FALLING, [about | row for row in falling(policy, pairs, lr, seed, RATES[lr])])
+
+
+def run_prompts(policy: tk.Policy) -> None:
+    """Runs every kind of answers and prompt that is not in the file yet."""
+    stance = tk.load_pairs("stance")
+    pairs = {kind: [p for p in stance if p.meta["kind"] == kind][:PROMPTS] for kind in KINDS}
+    by_id = {pair.id: (kind, pair) for kind in KINDS for pair in pairs[kind]}
+    order = [pairs[kind][k].id for k in range(PROMPTS) for kind in KINDS]
+    plan = [(id, lr) for lr in SINGLE_RATES for id in order]
+    for id, lr in left(SINGLE, ("pair_id", "lr"), plan):
+        kind, pair = by_id[id]
+        about = {"kind": kind, "pair_id": id, "lr": lr}
+        keep(SINGLE, [about | row for row in single_prompt(policy, pair, lr)])
+
+
+def main() -> None:
+    """Runs what is not in the files yet: the formats, the single prompts, or both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("formats", "prompts"))
+    options = parser.parse_args()
+    policy = tk.load_model().with_options(append_eos=False)
+    if options.only != "prompts":
+        run_formats(policy)
+    if options.only != "formats":
+        run_prompts(policy)
+
+
+if __name__ == "__main__":
+    main()
