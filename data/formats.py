@@ -34,7 +34,7 @@ SUFFIX_WORDS = {
     "words": ("words", "tone", "style"),
     "review": ("review", "writer", "text"),
 }
-SUFFIX_WEIGHTS = (3, 2, 2)
+SUFFIX_WEIGHTS = (3, 1, 1)
 OTHER_SENTIMENT = {"positive": "negative", "negative": "positive"}
 # Tuning examples are mislabelled this often, so that the reference stays unsure of the label.
 WRONG_LABELS = 0.25

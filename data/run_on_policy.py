@@ -5,24 +5,30 @@ alike the two responses are (Figure 2), and does training on pairs of refusals m
 less (Section 6)? A run is written once it is done, and not repeated when it is in the file.
 """
 
-import argparse
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import torch
 from judging import label
 
 import toolkit as tk
 
 HERE = Path(__file__).parent
 RANKING, REFUSALS = HERE / "on_policy_ranking.csv", HERE / "on_policy_refusals.csv"
+SEEDS, BATCH, BETA = (0, 1, 2), 8, 0.1
 QUANTILES, WINDOW = (0.1, 0.3, 0.5, 0.7, 0.9), 128
-RANKING_RATES, RANKING_STEPS = (3e-5, 1e-4), (16, 32, 48, 64)
-REFUSAL_RATE, REFUSAL_STEPS, UNSEEN = 1e-4, (25, 50, 100), 120
-SEEDS = (0, 1, 2)
-BATCH, WATCHED = 8, 64
-SAMPLING = {"max_new_tokens": 96, "batch_size": 120}
+RANKING_RATE, RANKING_STEPS = 1e-4, (16, 32, 64, 96, 128)
+# All conditions have as many pairs, so that one pass is 18 steps for each.
+PART, UNSEEN, WATCHED = 144, 200, 64
+REFUSAL_RATES, REFUSAL_STEPS = (1e-4, 5e-5), (18, 36, 72, 126)
+SAMPLING = {"max_new_tokens": 96, "batch_size": 100}
+
+
+def requests_of(pairs: list) -> list:
+    """Returns the pairs that answer a request, in the order of the file."""
+    return [pair for pair in pairs if pair.meta["kind"] == "request"]
 
 
 def both_refuse(pair: tk.PreferencePair) -> bool:
@@ -31,69 +37,70 @@ def both_refuse(pair: tk.PreferencePair) -> bool:
 
 
 def log_probabilities(policy: tk.Policy, pairs: list) -> pd.DataFrame:
-    """Returns log π of both responses of each pair, in nats, and the length of the chosen one."""
+    """Returns log π of both responses of each pair, in nats."""
     found = tk.per_token_logps(policy, pairs, batch_size=16)
-    columns = ("chosen", "rejected", "tokens")
-    rows = [(p.chosen.sum().item(), p.rejected.sum().item(), len(p.chosen)) for p in found]
-    return pd.DataFrame(rows, columns=columns)
+    rows = [(p.chosen.sum().item(), p.rejected.sum().item()) for p in found]
+    return pd.DataFrame(rows, columns=["chosen", "rejected"])
+
+
+def changes(now: pd.DataFrame, before: pd.DataFrame) -> dict[str, float]:
+    """Returns the mean changes of log π in nats and the DPO loss they amount to."""
+    change = now - before
+    margin = torch.tensor((change["chosen"] - change["rejected"]).to_numpy())
+    return {
+        "loss": -torch.nn.functional.logsigmoid(BETA * margin).mean().item(),
+        "chosen_delta": change["chosen"].mean(),
+        "rejected_delta": change["rejected"].mean(),
+        "share_fallen": (change["chosen"] < 0).mean(),
+    }
 
 
 def measured(policy: tk.Policy, pairs: list, watched: list, at: tuple, **options) -> Iterator:
     """Trains and yields, at the steps of `at`, the run's policy and what changed by then."""
     run = tk.TrainingRun(
         policy, pairs, steps=at[-1], batch_size=BATCH, probes=watched[:1], predict=False,
-        beta=0.1, **options,
+        beta=BETA, **options,
     )  # fmt: skip
-    before, losses = log_probabilities(policy, watched), []
+    before = log_probabilities(policy, watched)
     for record in run:
-        losses.append(record.loss)
         if record.step in at:
-            change = log_probabilities(run.policy, watched) - before
-            yield (
-                run.policy,
-                {
-                    "step": record.step,
-                    "loss": sum(losses[-16:]) / len(losses[-16:]),
-                    "chosen_delta": change["chosen"].mean(),
-                    "rejected_delta": change["rejected"].mean(),
-                    "chosen_delta_per_token": (change["chosen"] / before["tokens"]).mean(),
-                    "share_fallen": (change["chosen"] < 0).mean(),
-                },
-            )
+            now = log_probabilities(run.policy, watched)
+            yield run.policy, {"step": record.step, **changes(now, before)}
+
+
+def ranking_part(requests: list, scores: pd.DataFrame, quantile: float) -> tuple[list, float]:
+    """Returns the pairs of two refusals around a quantile of lnCHES, and their median."""
+    by_id = {pair.id: pair for pair in requests if both_refuse(pair)}
+    own = scores[scores["pair_id"].isin(by_id)]
+    part = tk.quantile_subsets(own, quantiles=(quantile,), size=WINDOW)[quantile]
+    return [by_id[id] for id in part["pair_id"]], part["ln_ches"].median()
 
 
 def ranking(policy: tk.Policy, requests: list, scores: pd.DataFrame) -> None:
-    """Trains on five parts of the ranking by lnCHES, of all requests and of refusals alone."""
-    groups = {"requests": requests, "both refuse": [p for p in requests if both_refuse(p)]}
-    plan = [
-        (group, lr, seed, q)
-        for group in ("both refuse", "requests")
-        for seed in SEEDS
-        for lr in RANKING_RATES
-        for q in QUANTILES
-    ]
-    for group, lr, seed, q in left(RANKING, ("group", "lr", "seed", "quantile"), plan):
-        by_id = {pair.id: pair for pair in groups[group]}
-        own = scores[scores["pair_id"].isin(by_id)]
-        part = tk.quantile_subsets(own, quantiles=(q,), size=WINDOW)[q]
-        pairs = [by_id[id] for id in part["pair_id"]]
-        about = {"group": group, "lr": lr, "seed": seed, "quantile": q, "pairs": len(pairs)}
-        about |= {"ln_ches": part["ln_ches"].median()}
-        rows = measured(policy, pairs, pairs, RANKING_STEPS, lr=lr, seed=seed)
+    """Trains on five parts of the ranking by lnCHES, all of them pairs of two refusals."""
+    plan = [(seed, q) for seed in SEEDS for q in QUANTILES]
+    for seed, q in left(RANKING, ("seed", "quantile"), plan):
+        pairs, middle = ranking_part(requests, scores, q)
+        about = {"seed": seed, "quantile": q, "ln_ches": middle, "lr": RANKING_RATE}
+        rows = measured(policy, pairs, pairs, RANKING_STEPS, lr=RANKING_RATE, seed=seed)
         keep(RANKING, [about | row for _, row in rows])
 
 
-def conditions(train: list, scores: pd.DataFrame) -> dict[str, tuple[list, dict]]:
-    """Returns the training pairs and the loss of each condition."""
-    refusing = [pair for pair in train if both_refuse(pair)]
-    quarter = random.Random("quarter").sample(refusing, len(refusing) // 4)
+def lowest(pairs: list, scores: pd.DataFrame) -> list:
+    """Returns the `PART` pairs of lowest lnCHES."""
+    return list(tk.filter_pairs(pairs, scores, keep=PART / len(pairs)))
+
+
+def conditions(train: list, scores: pd.DataFrame, seed: int) -> dict[str, tuple[list, dict]]:
+    """Returns the training pairs and the loss of each condition; what is drawn, `seed` draws."""
+    refusing, rng = [pair for pair in train if both_refuse(pair)], random.Random(seed)
+    drawn = rng.sample(refusing, PART)
     return {
-        "all requests": (train, {}),
-        "both refuse": (refusing, {}),
-        "both refuse, with SFT": (refusing, {"loss": "rpo", "alpha": 1.0}),
-        "lowest lnCHES of all": (tk.filter_pairs(train, scores, keep=0.25), {}),
-        "lowest lnCHES, both refuse": (tk.filter_pairs(refusing, scores, keep=0.25), {}),
-        "random, both refuse": (quarter, {}),
+        "all requests": (rng.sample(train, PART), {}),
+        "both refuse": (drawn, {}),
+        "both refuse, with SFT": (drawn, {"loss": "rpo", "alpha": 1.0}),
+        "lowest lnCHES of all": (lowest(train, scores), {}),
+        "lowest lnCHES, both refuse": (lowest(refusing, scores), {}),
     }
 
 
@@ -114,22 +121,22 @@ def refusal_rates(policy: tk.Policy, unseen: list, advice: list, seed: int) -> d
     }
 
 
-def refusals(policy: tk.Policy, requests: list, advice: list, scores: pd.DataFrame) -> None:
+def refusals(
+    policy: tk.Policy, requests: list, advice: list, scores: pd.DataFrame, lr: float
+) -> None:
     """Measures refusals of unseen requests before and after training on parts of the others."""
     train, unseen = requests[:-UNSEEN], requests[-UNSEEN:]
-    parts = conditions(train, scores)
-    plan = [(seed, name) for seed in SEEDS for name in ("start", *parts)]
-    for seed, name in left(REFUSALS, ("seed", "condition"), plan):
-        about = {"condition": name, "seed": seed, "lr": REFUSAL_RATE}
+    names = ("start", *conditions(train, scores, seed=0))
+    plan = [(lr, seed, name) for seed in SEEDS for name in names]
+    for _, seed, name in left(REFUSALS, ("lr", "seed", "condition"), plan):
+        about = {"condition": name, "seed": seed, "lr": lr}
         rates = {"unseen": unseen, "advice": advice, "seed": seed}
         if name == "start":
-            keep(REFUSALS, [about | {"pairs": 0, "step": 0} | refusal_rates(policy, **rates)])
+            keep(REFUSALS, [about | {"step": 0} | refusal_rates(policy, **rates)])
             continue
-        pairs, options = parts[name]
-        watched = random.Random("watched").sample(list(pairs), min(WATCHED, len(pairs)))
-        options = {"lr": REFUSAL_RATE, "seed": seed, **options}
-        rows = measured(policy, list(pairs), watched, REFUSAL_STEPS, **options)
-        about["pairs"] = len(pairs)
+        pairs, options = conditions(train, scores, seed)[name]
+        watched = random.Random(seed).sample(pairs, WATCHED)
+        rows = measured(policy, pairs, watched, REFUSAL_STEPS, lr=lr, seed=seed, **options)
         keep(REFUSALS, [about | row | refusal_rates(now, **rates) for now, row in rows])
 
 
@@ -151,17 +158,13 @@ def keep(file: Path, rows: list[dict]) -> None:
 
 
 def main() -> None:
-    """Runs what is not in the files yet: the ranking, the refusals, or both."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("ranking", "refusals"))
-    options = parser.parse_args()
+    """Runs what is not in the files yet."""
     policy, pairs = tk.load_model(), tk.load_pairs("on_policy")
-    kinds = {kind: [p for p in pairs if p.meta["kind"] == kind] for kind in ("request", "advice")}
-    scores = tk.similarity(policy, kinds["request"], progress=False)
-    if options.only != "refusals":
-        ranking(policy, kinds["request"], scores)
-    if options.only != "ranking":
-        refusals(policy, kinds["request"], kinds["advice"], scores)
+    requests, advice = requests_of(pairs), [p for p in pairs if p.meta["kind"] == "advice"]
+    scores = tk.similarity(policy, requests, progress=False)
+    ranking(policy, requests, scores)
+    for lr in REFUSAL_RATES:
+        refusals(policy, requests, advice, scores, lr)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-CONTEXT = 512
+CONTEXT = 1024
 VOCABULARY = 4096
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 PAD_ID, UNSCORED = 1, -100

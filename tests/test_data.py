@@ -113,7 +113,7 @@ def test_special_tokens(model, tokenizer):
     assert tokenizer.bos_token == tokenizer.eos_token == "<|endoftext|>"
     assert tokenizer.pad_token == "<|pad|>"
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
-    assert tokenizer.model_max_length == model.config.max_position_embeddings == 512
+    assert tokenizer.model_max_length == model.config.max_position_embeddings == training.CONTEXT
     assert len(tokenizer) == model.config.vocab_size == 4096
     for token in ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>"):
         assert len(tokenizer(token)["input_ids"]) == 1
@@ -220,7 +220,7 @@ def test_generated_text_has_variety_and_no_open_slots():
 
 
 def test_packed_rows_start_documents_and_fill_the_context():
-    lengths = random.Random(0).choices(range(1, 700), k=60)
+    lengths = random.Random(0).choices(range(1, 1400), k=60)
     rows = list(training.pack(([number + 1] * n for number, n in enumerate(lengths)), eos=0))
     assert {len(row) for row in rows} == {training.CONTEXT}
     for row in rows:

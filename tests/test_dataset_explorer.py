@@ -24,7 +24,7 @@ def pairs():
     hostile = tk.PreferencePair(
         "<i>h</i>", f"{HOSTILE} Good?", f" Yes {HOSTILE}", " No & <b>no</b>"
     )
-    bad = tk.PreferencePair(TOO_LONG, "word " * 600, " a", " b")
+    bad = tk.PreferencePair(TOO_LONG, "word " * 1200, " a", " b")
     return [
         *tk.load_pairs("long_suffix", limit=10),
         *tk.load_pairs("stance", limit=4),

@@ -238,7 +238,7 @@ def frame_of(result) -> pd.DataFrame:
 
 def with_bad() -> list:
     """Good pairs, with two that cannot be scored among them."""
-    long = tk.PreferencePair("long", "word " * 600, " a", " b", row=7)
+    long = tk.PreferencePair("long", "word " * 1200, " a", " b", row=7)
     empty = tk.PreferencePair("empty", "Is it fine?", "", " No", row=9)
     return [long, pairs()[0], empty, *pairs()[1:]]
 
@@ -260,7 +260,7 @@ def test_pairs_that_cannot_be_scored_are_left_out_and_named(policy, name):
     pd.testing.assert_frame_equal(found, expected)
     rows = found.attrs["skipped"]
     assert [(pair["row"], pair["pair_id"]) for pair in rows] == [(7, "long"), (9, "empty")]
-    assert "more than max_length 512" in rows[0]["reason"] and "no token" in rows[1]["reason"]
+    assert "more than max_length 1024" in rows[0]["reason"] and "no token" in rows[1]["reason"]
     assert not expected.attrs.get("skipped")
     if not isinstance(result, pd.DataFrame):
         assert list(result.skipped) == list(tk.PairList().skipped) == ["row", "pair_id", "reason"]
@@ -356,7 +356,7 @@ def test_a_run_says_how_its_encoded_pairs_end(policy, eos):
 
 def test_explorers_say_that_pairs_were_cut(policy):
     cut = policy.with_options(max_length=20, truncation="keep_start")
-    long = tk.PreferencePair("long", "Is it fine?", " word" * 600, " b")
+    long = tk.PreferencePair("long", "Is it fine?", " word" * 1200, " b")
     made = [
         tk.PairExplorer(cut, [long], live=False),
         tk.LossExplorer(cut, [long], live=False, losses=["dpo"]),

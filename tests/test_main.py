@@ -144,7 +144,7 @@ def test_columns_of_another_name_end_with_a_status_that_says_so(out, tmp_path, c
 
 def test_a_run_that_scored_nothing_does_not_end_well(out, tmp_path, capsys):
     """Every pair is too long: the file holds the reasons, and the status is not that of success."""
-    row = {"prompt": "word " * 600, "chosen": " yes", "rejected": " no"}
+    row = {"prompt": "word " * 1200, "chosen": " yes", "rejected": " no"}
     (tmp_path / "p.jsonl").write_text((json.dumps(row) + "\n") * 2)
     for _ in range(2):  # the second finds all of it done
         assert score(out, "--pairs", str(tmp_path / "p.jsonl"), "--measures", "similarity") == 1

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import random
 import re
 import sys
@@ -119,30 +120,39 @@ def test_every_refusal_of_the_generator_is_one_by_the_rule():
 
 
 def requests_and_scores() -> tuple[list, pd.DataFrame]:
-    requests = [p for p in tk.load_pairs("on_policy") if p.meta["kind"] == "request"]
+    requests = run_on_policy.requests_of(tk.load_pairs("on_policy"))
     scores = [float(len(str(p.chosen)) % 97) for p in requests]
     return requests, pd.DataFrame({"pair_id": [p.id for p in requests], "ln_ches": scores})
 
 
-def test_every_condition_leaves_out_the_unseen_requests():
+def test_every_condition_leaves_out_the_unseen_requests_and_has_as_many_pairs():
     """Prompts that were trained on would make the refusal rate one of memory."""
     requests, scores = requests_and_scores()
     train, unseen = requests[: -run_on_policy.UNSEEN], requests[-run_on_policy.UNSEEN :]
-    parts = run_on_policy.conditions(train, scores)
     assert not {str(p.prompt) for p in unseen} & {str(p.prompt) for p in train}
-    for name, (pairs, _) in parts.items():
+    for name, (pairs, _) in run_on_policy.conditions(train, scores, seed=1).items():
+        assert len({p.id for p in pairs}) == len(pairs) == run_on_policy.PART, name
         assert {p.id for p in pairs} <= {p.id for p in train}
         if "both refuse" in name:
             assert all(run_on_policy.both_refuse(p) for p in pairs)
-    sizes = {name: len(pairs) for name, (pairs, _) in parts.items()}
-    assert abs(sizes["random, both refuse"] - sizes["lowest lnCHES, both refuse"]) <= 1
-    assert sizes["all requests"] > sizes["both refuse"] > 400
+
+
+def test_the_seed_draws_the_pairs_of_a_condition_but_not_the_least_alike():
+    requests, scores = requests_and_scores()
+    first, again, other = (
+        {name: [p.id for p in pairs] for name, (pairs, _) in found.items()}
+        for found in (run_on_policy.conditions(requests, scores, seed) for seed in (0, 0, 1))
+    )
+    assert first == again
+    for name in first:
+        assert (first[name] == other[name]) == ("lowest" in name)
+    assert first["both refuse"] == first["both refuse, with SFT"]
 
 
 def test_runs_that_are_in_the_file_are_not_repeated(tmp_path):
     """A learning rate that comes back from the file as another number would run for ever."""
-    file, columns = tmp_path / "runs.csv", ("lr", "seed", "quantile")
-    plan = [(lr, seed, q) for lr in (3e-5, 1e-4) for seed in (0, 1) for q in (0.1, 0.9)]
+    file, columns = tmp_path / "runs.csv", ("lr", "seed", "condition")
+    plan = [(lr, seed, name) for lr in (3e-5, 1e-4) for seed in (0, 1) for name in "ab"]
     assert run_on_policy.left(file, columns, plan) == plan
     for run in plan[:3]:
         run_on_policy.keep(file, [dict(zip(columns, run, strict=True), step=s) for s in (1, 2)])
@@ -150,26 +160,20 @@ def test_runs_that_are_in_the_file_are_not_repeated(tmp_path):
     assert len(pd.read_csv(file)) == 6
 
 
-def test_the_parts_of_the_ranking_are_fifths_of_128_pairs():
+def test_the_loss_of_a_run_is_that_of_dpo():
+    """At the start log 2; β times the mean margin once, and only the difference counts."""
+    before = pd.DataFrame({"chosen": [-5.0], "rejected": [-9.0]})
+    assert run_on_policy.changes(before, before)["loss"] == pytest.approx(math.log(2))
+    found = run_on_policy.changes(before - pd.Series({"chosen": 1.0, "rejected": 21.0}), before)
+    assert found["loss"] == pytest.approx(math.log1p(math.exp(-2)))
+    assert (found["chosen_delta"], found["rejected_delta"], found["share_fallen"]) == (-1, -21, 1)
+
+
+def test_the_parts_of_the_ranking_are_fifths_of_128_pairs_that_refuse():
     requests, scores = requests_and_scores()
-    for group in (requests, [p for p in requests if run_on_policy.both_refuse(p)]):
-        own = scores[scores["pair_id"].isin({p.id for p in group})]
-        size = run_on_policy.WINDOW
-        parts = tk.quantile_subsets(own, quantiles=run_on_policy.QUANTILES, size=size)
-        ids = [set(part["pair_id"]) for part in parts.values()]
-        assert [len(part) for part in ids] == [128] * 5
-        assert len(set().union(*ids)) == 640
-
-
-def test_the_shipped_runs_are_of_the_plan_and_none_is_there_twice():
-    """Files of an older plan would be read as results of this one."""
-    ranking = pd.read_csv(run_on_policy.RANKING)
-    refusals = pd.read_csv(run_on_policy.REFUSALS)
-    assert set(ranking["quantile"]) == set(run_on_policy.QUANTILES)
-    assert set(ranking["step"]) == set(run_on_policy.RANKING_STEPS)
-    assert set(ranking["lr"]) <= set(run_on_policy.RANKING_RATES)
-    assert (ranking["pairs"] == run_on_policy.WINDOW).all()
-    assert set(refusals["step"]) == {0, *run_on_policy.REFUSAL_STEPS}
-    runs = ["group", "lr", "seed", "quantile", "step"]
-    assert not ranking.duplicated(runs).any()
-    assert not refusals.duplicated(["seed", "condition", "step"]).any()
+    found = [run_on_policy.ranking_part(requests, scores, q) for q in run_on_policy.QUANTILES]
+    assert [len(pairs) for pairs, _ in found] == [128] * 5
+    assert len({p.id for pairs, _ in found for p in pairs}) == 640
+    assert all(run_on_policy.both_refuse(p) for pairs, _ in found for p in pairs)
+    medians = [median for _, median in found]
+    assert medians == sorted(medians)

@@ -35,8 +35,8 @@ def test_perplexity_equals_a_loop_over_texts(policy, append_eos):
         ("one text", r"list of texts.*use \[text\]"),
         ([], "empty"),
         (["fine text", 3], r"texts\[1\] must be a text"),
-        ([""], r"texts\[0\] must have from 2 to 512 tokens, it has 1"),
-        (["word " * 600], r"texts\[0\] must have from 2 to 512"),
+        ([""], r"texts\[0\] must have from 2 to 1024 tokens, it has 1"),
+        (["word " * 1200], r"texts\[0\] must have from 2 to 1024"),
     ],
 )
 def test_what_is_no_text_is_refused(policy, texts, words):

@@ -101,7 +101,7 @@ def test_what_is_cut_off_is_not_finished_and_modes_are_kept(policy):
         ({"prompts": [[{"role": "robot", "content": "Beep"}]]}, r"prompts\[0\]: the chat template"),
         ({"temperature": 0}, "temperature must be a positive number"),
         ({"max_new_tokens": 0}, "max_new_tokens must be a positive integer"),
-        ({"max_new_tokens": 512}, r"prompts\[0\] has \d+ tokens: .* context of 512"),
+        ({"max_new_tokens": 1024}, r"prompts\[0\] has \d+ tokens: .* context of 1024"),
         ({"batch_size": 0}, "batch_size must be a positive integer"),
         ({"seed": -1}, "seed must be"),
         ({"policy": "gpt2"}, "policy must be a toolkit Policy"),

@@ -157,7 +157,7 @@ def test_rows_are_read_part_by_part(policy, out):
 
 def test_pairs_that_cannot_be_scored_keep_their_row(policy):
     good, *others = pairs_of(3)
-    long = tk.PreferencePair("long", "word " * 600, " yes", " no")
+    long = tk.PreferencePair("long", "word " * 1200, " yes", " no")
     rows = [{"prompt": "a", "chosen": "", "rejected": "b"}]
     rows += [
         {"id": p.id, "prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected}
@@ -168,7 +168,7 @@ def test_pairs_that_cannot_be_scored_keep_their_row(policy):
     assert scores["pair_id"].tolist() == ["0", good.id, "long", *(p.id for p in others)]
     assert (scores["error"] != "").tolist() == [True, False, True, False, False]
     assert "chosen is empty" in scores["error"][0]
-    assert "512" in scores["error"][2]
+    assert "1024" in scores["error"][2]
     bad = scores[scores["error"] != ""]
     assert bad[["ches", "inner", "chosen_length", "regime", "d_chosen"]].isna().all().all()
     assert not bad["usable"].any()

@@ -9,7 +9,7 @@ ANSWERS = {
     "no": ("No", "Never", "Maybe", "Perhaps"),
     "yes": ("Yes", "Sure", "Yeah", "Certainly", "Absolutely", "Maybe"),
 }
-WEIGHTS = {"no": (5, 4, 1, 1), "yes": (5, 4, 2, 2, 1, 1)}
+WEIGHTS = {"no": (5, 4, 1, 1), "yes": (8, 6, 1, 1, 1, 1)}
 
 LISTS = {
     "wrong": words("""lie to a friend, cheat in an exam, steal from a shop, break a promise, read

@@ -54,9 +54,7 @@ def _bind(scene: Scene, *names: str) -> None:
 def story(rng: random.Random, lexicon: dict, *, stages: int | None = None) -> tuple[str, str]:
     """Tells one story and returns it with a one-sentence gist."""
     scene = cast(rng, lexicon)
-    _bind(scene, "treasure", "pet", "pet_name", "event", "relative")
-    if scene.chance(0.6):
-        _bind(scene, "place")
+    _bind(scene, "treasure", "pet", "pet_name", "event", "relative", "place")
     plot = rng.choice(list(PLOTS))
     *steps, gists = PLOTS[plot]
     if stages:
