@@ -29,6 +29,7 @@ from tokenizers import (
 )
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
+from toolkit import PairStream
 from toolkit.pairs import (
     PairError,
     PreferencePair,
@@ -322,10 +323,11 @@ def test_counts_are_checked(value):
         audit_pairs([], GPT2, max_length=value)
 
 
-def test_limit_counts_good_pairs_and_reads_no_further():
+def test_limit_counts_rows_as_a_stream_does_and_reads_no_further():
     rows = [ROW, {}, ROW, {}, ROW]
-    pairs = load_pairs(rows, limit=2, on_error="skip")
+    pairs = load_pairs(rows, limit=3, on_error="skip")
     assert [pair.row for pair in pairs] == [0, 2] and pairs.skipped.row.tolist() == [1]
+    assert [row.row for row in PairStream(rows, limit=3)] == [0, 1, 2]
     assert len(load_pairs(rows, limit=1)) == 1
     assert len(load_pairs([ROW], limit=9)) == 1
 

@@ -340,7 +340,7 @@ def test_groups_of_another_column_take_the_place_of_those_before():
 
 
 def test_delta_plane_is_symmetric_and_counts_what_lies_beyond():
-    ax = plots.delta_plane(pairs_frame(100), limit=1e-3)
+    ax = plots.delta_plane(pairs_frame(100), half_width=1e-3)
     assert ax.get_xlim() == (-1e-3, 1e-3) == ax.get_ylim()
     assert "beyond the plane" in ax.get_title(loc="left")
 

@@ -228,7 +228,10 @@ def test_who_shares_modules_waits_and_who_does_not_goes_on():
     assert waits(first, first) and waits(first, with_ref) and waits(with_ref, first)
     assert waits(first.with_options(append_eos=False), first)
     assert not waits(first, second)
-    assert not waits(first, tk.Policy(copy.deepcopy(first.model), first.tokenizer))
+    twin = tk.Policy(copy.deepcopy(first.model), first.tokenizer)
+    assert not waits(first, twin)
+    twin.model.transformer.h[0].ln_1.weight = first.model.transformer.h[0].ln_1.weight
+    assert waits(first, twin) and waits(twin, first)  # one parameter, two modules
     assert free()
 
 

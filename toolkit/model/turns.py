@@ -1,10 +1,10 @@
 """One computation at a time on a model: a running cell and a click in a widget take turns.
 
 Measuring hooks, freezes and swaps parts of the live model for a while, and widget callbacks run in
-another thread than cells. So every computation takes a turn on the modules of its models, and who
-asks for a module that is in use waits. Turns are given in the order in which they were asked for:
-a long loop that takes one per batch lets a waiting click in after the batch. Two policies that
-share modules (a PEFT model and its base, policies with one reference) share their turns too.
+another thread than cells. So every computation takes a turn on the modules and parameters of its
+models, and who asks for one that is in use waits. Turns are given in the order in which they were
+asked for: a long loop that takes one per batch lets a waiting click in after the batch. Two
+policies that share some (a PEFT model and its base, one reference, one matrix) share turns too.
 
 A thread that has its turn may compute on the same models again, and goes before those who wait.
 """
@@ -31,7 +31,7 @@ def alone(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def in_turn(*args, **kwargs):
-        wanted = _modules([*args, *kwargs.values()])
+        wanted = _in_use([*args, *kwargs.values()])
         return _take_turn(wanted, functools.partial(function, *args, **kwargs))
 
     return in_turn
@@ -125,11 +125,12 @@ def _tell() -> Callable[[bool], None] | None:
     return getattr(_listening, "tell", None)
 
 
-def _modules(arguments: list) -> frozenset[Hashable]:
-    """What may not be in use twice: every module, known by its identity, of the policies given."""
+def _in_use(arguments: list) -> frozenset[Hashable]:
+    """What may not be in use twice: modules and parameters, by their identity, of the policies."""
     from toolkit.model.policy import Policy
 
     found = [getattr(a, "policy", None) if not isinstance(a, Policy) else a for a in arguments]
     policies = [policy for policy in found if isinstance(policy, Policy)]
     models = [m for policy in policies for m in (policy.model, policy.ref_model) if m is not None]
-    return frozenset(id(module) for model in models for module in model.modules())
+    parts = (part for model in models for part in (*model.modules(), *model.parameters()))
+    return frozenset(map(id, parts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from toolkit.checks import choice, shown, whole
@@ -53,7 +54,7 @@ def load_pairs(
             (.json is read whole); a DataFrame; a list of dicts; a
             `datasets.Dataset` or `DatasetDict`; a hub id "owner/name" (extra `hub`).
         split: which split of a DatasetDict or a hub id.
-        limit: stop after this many good pairs.
+        limit: read this many rows, good or bad, and no more.
         on_error: "raise" stops at the first bad row; "skip" lists bad rows in `.skipped`.
 
     Returns:
@@ -75,7 +76,7 @@ def load_pairs(
     pairs: list[PreferencePair] = []
     skipped: list[tuple[int, str | None, str]] = []
     rows_of_ids: dict[str, int] = {}
-    for row, values in read_rows(source, split):
+    for row, values in islice(read_rows(source, split), limit):
         id = row_id(row, values)
         try:
             pairs.append(read_pair(row, id, values, rows_of_ids))
@@ -84,8 +85,6 @@ def load_pairs(
                 hint = "" if isinstance(error, LayoutError) else SKIP
                 raise PairError(str(error), row=row, pair_id=id, hint=hint) from None
             skipped.append((row, id, str(error)))
-        if len(pairs) == limit:
-            break
     if not pairs and not skipped:
         raise ValueError(f"source: {_short(source)} holds no rows")
     _warn(pairs)

@@ -23,13 +23,13 @@ _BEYOND = 1.3  # room beyond the largest change
 _DECADES = 6  # of changes that the picture of changes tells apart
 
 
-def delta_plane(frame, *, picked=None, limit=None, ax=None):
+def delta_plane(frame, *, picked=None, half_width=None, ax=None):
     """Predicted change of chosen against rejected: each quadrant is a regime.
 
     Args:
         frame: ``pair_id, predicted_chosen_delta, predicted_rejected_delta, regime``, in nats.
         picked: the ``pair_id`` to ring.
-        limit: half-width of both axes, nats; None fits it to the data, but to no more than
+        half_width: of both axes, nats; None fits it to the data, but to no more than
             three times the 95th percentile. Points beyond it are drawn on the edge and counted.
         ax: axes to draw on.
 
@@ -48,18 +48,18 @@ def delta_plane(frame, *, picked=None, limit=None, ax=None):
     require(frame, "pair_id", "predicted_chosen_delta", "predicted_rejected_delta", "regime")
     row = row_of(frame, picked)
     x, y = (frame[f"predicted_{side}_delta"].to_numpy(float) for side in ("rejected", "chosen"))
-    limit = _plane_limit(np.concatenate([x, y])) if limit is None else limit
-    if not 0 < limit < np.inf:
-        raise ValueError(f"limit must be a positive number of nats, got {limit!r}")
-    beyond = int(((np.abs(x) > limit) | (np.abs(y) > limit)).sum())
-    x, y = (np.clip(values, -0.97 * limit, 0.97 * limit) for values in (x, y))
+    half_width = _plane_limit(np.concatenate([x, y])) if half_width is None else half_width
+    if not 0 < half_width < np.inf:
+        raise ValueError(f"half_width must be a positive number of nats, got {half_width!r}")
+    beyond = int(((np.abs(x) > half_width) | (np.abs(y) > half_width)).sum())
+    x, y = (np.clip(values, -0.97 * half_width, 0.97 * half_width) for values in (x, y))
     ax = axes_of(ax, (6.2, 5.6))
     corners = {"ideal": (0.02, 0.98), "both_up": (0.98, 0.98), "both_down": (0.02, 0.02),
                "reversed": (0.98, 0.02)}  # fmt: skip
     for name, (across, up) in corners.items():
-        left, bottom = (-limit if across < 0.5 else 0), (0 if up > 0.5 else -limit)
-        ax.fill_between([left, left + limit], bottom, bottom + limit, color=REGIMES[name].tint,
-                        lw=0, zorder=0)  # fmt: skip
+        left, bottom = (-half_width if across < 0.5 else 0), (0 if up > 0.5 else -half_width)
+        right, top = left + half_width, bottom + half_width
+        ax.fill_between([left, right], bottom, top, color=REGIMES[name].tint, lw=0, zorder=0)
         count = (frame["regime"] == name).sum()
         name_text = f"{REGIMES[name].region}\n{count} of {len(frame)}"
         corner_label(ax, name, across, up).set_text(name_text)
@@ -74,7 +74,7 @@ def delta_plane(frame, *, picked=None, limit=None, ax=None):
                      loc="left", fontsize=9)  # fmt: skip
     ax.axhline(0, color="#666666", linewidth=0.8, zorder=1)
     ax.axvline(0, color="#666666", linewidth=0.8, zorder=1)
-    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    ax.set(xlim=(-half_width, half_width), ylim=(-half_width, half_width), aspect="equal")
     ax.set_xlabel(along_axis("predicted_rejected_delta"))
     ax.set_ylabel(along_axis("predicted_chosen_delta"))
     return finish(ax, frame, grid=False)

@@ -48,7 +48,7 @@ class PairStream:
         source: Whatever ``load_pairs`` reads (.json is read whole), pairs, or any iterable of
             pairs or rows; an iterator gives one pass.
         split: As in ``load_pairs``.
-        limit: Stop after this many rows, good or bad.
+        limit: As in ``load_pairs``.
 
     Raises:
         ValueError: If the source or ``limit`` is not one of these.
