@@ -156,7 +156,7 @@ def test_pairs_are_ranked_from_the_strongest_pull():
     ax = plots.fall_by_pair(pulls_frame(), pair_id="p", top=2, picked="b")
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], [-0.5, 0.3])
     assert ax.get_title(loc="left") == "p, chosen response: 2 of 3 training pairs"
-    assert [bar.get_linewidth() for bar in ax.patches] == [2.0, 0.4]
+    assert [bar.get_linewidth() for bar in ax.patches] == [2.0, 0.5]
     ax.figure.canvas.draw()
     mean = plots.fall_by_pair(pulls_frame())
     np.testing.assert_allclose([bar.get_width() for bar in mean.patches], [-0.25, 0.02, 0.2])

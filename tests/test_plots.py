@@ -18,10 +18,7 @@ from matplotlib.backend_bases import MouseEvent
 from seaborn.utils import relative_luminance
 
 from toolkit import plots
-from toolkit.plots import (
-    _palette,
-    _token_cells,
-)
+from toolkit.plots import _palette, _token_cells
 
 NASTY = [
     "<script>alert(1)</script>",
@@ -114,8 +111,12 @@ FIGURES = [
 ]
 
 
+def by_gid(ax):
+    return {artist.get_gid(): artist for artist in ax.get_children() if artist.get_gid()}
+
+
 def artist(ax, gid):
-    return next(found for found in ax.get_children() if found.get_gid() == gid)
+    return by_gid(ax)[gid]
 
 
 @pytest.mark.parametrize(("draw", "make", "options"), FIGURES)
@@ -150,9 +151,24 @@ def test_figures_name_what_is_missing(draw, make, options):
     assert not plt.get_fignums()
 
 
-@pytest.mark.parametrize(("draw", "make", "options"), FIGURES[:1] + FIGURES[4:10])
-def test_one_row_is_enough(draw, make, options):
-    draw(make().iloc[[0]], **options).figure.canvas.draw()
+@pytest.mark.parametrize(
+    ("draw", "column", "options"),
+    [
+        (plots.entanglement_map, "cosine", {}),
+        (plots.delta_plane, "predicted_rejected_delta", {}),
+        (plots.delta_bars, "predicted_chosen_delta", {}),
+        (plots.score_scatter, "ln_ches", {}),
+        (plots.score_histogram, "cosine", {"column": "cosine"}),
+        (plots.score_histogram, "cosine", {"column": "cosine", "by": "topic"}),
+    ],
+)
+def test_one_row_is_enough(draw, column, options):
+    """Catches a scale of no width, or one that leaves the only pair out."""
+    row = pairs_frame().iloc[[0]]
+    ax = draw(row, **options)
+    ax.figure.canvas.draw()
+    low, high = ax.get_xlim()
+    assert low < row[column].item() < high
 
 
 # --- the entanglement map --------------------------------------------------------------------
@@ -219,7 +235,7 @@ def test_negative_weights_and_zero_gradients_are_left_out_and_counted():
     note = artist(ax, "note").get_text()
     assert "2 pairs with a loss weight ≤ 0 not shown" in note
     assert "1 pair with no cosine" in note and "picked pair is one of them" in note
-    assert not artist(ax, "ring").get_visible()
+    assert np.isnan(np.ma.filled(artist(ax, "ring").get_offsets(), np.nan)).all()
     assert np.isnan(np.ma.filled(artist(ax, "pairs").get_offsets(), np.nan)[:3]).any(axis=1).all()
 
 
@@ -237,7 +253,7 @@ def test_update_moves_points_and_ring_but_no_limits():
     assert "20 pairs beyond the map" in artist(ax, "note").get_text()
     assert artist(ax, "name").get_text() == "pair 5"
     plots.entanglement_map(moved.iloc[:3], ax=ax)
-    assert len(artist(ax, "pairs").get_offsets()) == 3 and not artist(ax, "ring").get_visible()
+    assert len(artist(ax, "pairs").get_offsets()) == 3 and "ring" not in by_gid(ax)
 
 
 def test_map_refuses_what_it_cannot_draw():
@@ -306,11 +322,17 @@ def test_heatmap_numbers_only_where_they_fit_and_nan_is_said():
 @pytest.mark.filterwarnings("error")
 def test_figures_draw_any_token_id_and_group():
     """Catches mathtext in ``$``, missing glyphs, and control characters in labels."""
-    plots.token_heatmap(matrix_frame(NASTY, NASTY)).figure.canvas.draw()
     frame = pairs_frame(len(NASTY)).assign(pair_id=NASTY)
-    plots.entanglement_map(frame, picked="$x_{$").figure.canvas.draw()
-    plots.delta_bars(frame).figure.canvas.draw()
-    plots.score_scatter(frame.iloc[:8].assign(group=NASTY[:8]), hue="group").figure.canvas.draw()
+    grouped = frame.iloc[:8].assign(group=NASTY[:8])
+    heatmap = plots.token_heatmap(matrix_frame(NASTY, NASTY))
+    entangled = plots.entanglement_map(frame, picked="$x_{$")
+    bars, scatter = plots.delta_bars(frame), plots.score_scatter(grouped, hue="group")
+    for ax in (heatmap, entangled, bars, scatter):
+        ax.figure.canvas.draw()
+    assert len({label.get_text() for label in heatmap.get_yticklabels()}) == len(NASTY)
+    assert artist(entangled, "name").get_text() == "$x_{$"
+    assert len(set(words_of(bars, "name"))) == len(NASTY)
+    assert len(scatter.get_legend().get_texts()) == 8
 
 
 # --- other figures ---------------------------------------------------------------------------
@@ -352,8 +374,10 @@ def test_every_regime_is_drawn():
         len(c.get_offsets()) for c in plots.delta_plane(frame).collections if c.get_zorder() == 4
     ]
     assert sum(drawn) == 5
-    plots.score_scatter(frame, hue="regime").figure.canvas.draw()
-    plots.entanglement_map(frame).figure.canvas.draw()
+    assert {"ideal 1", "both down 1", "both up 1", "reversed 1", "unchanged 1"} == {
+        text.get_text() for text in plots.score_scatter(frame).get_legend().get_texts()
+    }
+    assert len(artist(plots.entanglement_map(frame), "pairs").get_paths()) == 5
     assert set(frame.regime) == set(plots.REGIMES)
 
 
@@ -554,7 +578,11 @@ def test_html_names_missing_columns_and_asks_which_pair():
         plots.token_strip_html(two)
     assert plots.token_strip_html(two, picked="q") == plots.token_strip_html(frame)
     with pytest.raises(ValueError, match=r"lacks the column\(s\) \['pair_id'\]"):
+        plots.numbers_table(frame.drop(columns="pair_id"))
+    with pytest.raises(ValueError, match="2 rows of one pair"):
         plots.numbers_table(frame)
+    with pytest.raises(ValueError, match=r"holds 2 pairs; say picked=, one of"):
+        plots.numbers_table(pairs_frame(2))
     with pytest.raises(ValueError, match="picked='z' is not in"):
         plots.numbers_table(pairs_frame(2), picked="z")
 
@@ -635,7 +663,8 @@ def test_trajectory_keeps_its_axis_while_a_step_is_marked():
 
 
 def test_trajectory_without_predictions_or_steps():
-    plots.trajectory(run_frame(steps=0))
+    start = lines_of(plots.trajectory(run_frame(steps=0)))
+    assert len(start["chosen"]) == len(start["rejected, predicted"]) == 1
     frame = run_frame()
     frame.loc[frame["step"] > 0, "predicted_logps"] = np.nan
     assert len(lines_of(plots.trajectory(frame))["chosen"]) == 5
@@ -685,7 +714,11 @@ def test_mass_flow_names_both_tokens_and_every_change():
 
 
 def test_mass_flow_without_any_change_still_draws():
-    plots.mass_flow(flow_frame().assign(delta=0.0)).figure.canvas.draw()
+    ax = plots.mass_flow(flow_frame().assign(delta=0.0))
+    ax.figure.canvas.draw()
+    assert [bar.get_width() for bar in ax.patches] == [0.0, 0.0]
+    low, high = ax.get_xlim()
+    assert low < 0 < high
 
 
 def test_mass_flow_shows_one_position():
@@ -693,7 +726,7 @@ def test_mass_flow_shows_one_position():
     assert len(plots.mass_flow(both, position=2).patches) == 7 - 1
     with pytest.raises(ValueError, match="say position="):
         plots.mass_flow(both)
-    with pytest.raises(ValueError, match="it has"):
+    with pytest.raises(ValueError, match="its positions are"):
         plots.mass_flow(both, position=1)
 
 
@@ -824,10 +857,6 @@ def scores_frame(n=60, seed=0):
     return frame.assign(kept=frame["ln_ches"] <= 0.2, selected=frame["cosine"] > 0.5)
 
 
-def by_gid(ax):
-    return {artist.get_gid(): artist for artist in ax.get_children() if artist.get_gid()}
-
-
 def test_score_scatter_groups_rings_and_cuts():
     frame = scores_frame()
     ax = plots.score_scatter(frame, by="ln_ches", cut=0.2, picked="p5")
@@ -865,7 +894,7 @@ def test_score_histogram_counts_every_finite_value_once():
     assert artists["kept"].get_data().values.sum() == frame.kept.sum()
     assert artists["cut-x"].get_visible()
     assert "2 pairs without a value" in artists["note"].get_text()
-    plots.score_histogram(frame, "cosine", ax=ax)
+    artists = by_gid(plots.score_histogram(frame, "cosine", ax=ax))
     assert artists["all"].get_data().values.sum() == 60
     assert not artists["cut-x"].get_visible() and not artists["note"].get_visible()
 

@@ -9,17 +9,16 @@ from toolkit.plots._delta_figure import delta_bars, delta_limits, delta_order, d
 from toolkit.plots._entanglement_map import entanglement_map
 from toolkit.plots._fall_figure import anatomy_of_a_fall, fall_sentence
 from toolkit.plots._fall_parts import fall_by_pair, fall_by_token
-from toolkit.plots._figure import moving_parts
+from toolkit.plots._figure import mark_step, moving_parts
 from toolkit.plots._frames import caption
 from toolkit.plots._loss_map import loss_map
 from toolkit.plots._mass_figure import mass_flow
 from toolkit.plots._numbers import number, rounded_down
-from toolkit.plots._score_histogram import score_histogram
-from toolkit.plots._score_scatter import length_confound, score_scatter
+from toolkit.plots._score_figures import length_confound, score_histogram, score_scatter
 from toolkit.plots._tables import loss_table_html, numbers_table
 from toolkit.plots._token_heatmap import token_heatmap
 from toolkit.plots._token_html import prompt_strip_html, token_strip_html
-from toolkit.plots._trajectory_figure import mark_step, predicted_vs_actual, trajectory
+from toolkit.plots._trajectory_figure import predicted_vs_actual, trajectory
 from toolkit.plots._user_text import NO_MATHS, html_text, visible_text, visible_token
 from toolkit.plots._words import REGIMES, regime_of
 

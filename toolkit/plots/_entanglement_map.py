@@ -6,21 +6,26 @@ from matplotlib.markers import MarkerStyle
 
 from toolkit.plots._figure import (
     axes_of,
+    color_bar,
     column_words,
     corner_label,
     families,
     finish,
     group_colors,
-    named,
+    note,
     plain_legend,
+    ring,
     short,
+    take_out,
+    zero_lines,
 )
 from toolkit.plots._frames import require, row_of
+from toolkit.plots._numbers import positive
 from toolkit.plots._palette import SEQUENTIAL
 from toolkit.plots._words import REGIMES, regime_of
 
 # each region, and the corner of the axes that carries its name
-_REGIONS = {"ideal": (0.02, 0.98), "both_up": (0.98, 0.98), "both_down": (0.98, 0.02)}
+_CORNERS = {"ideal": (0.02, 0.98), "both_up": (0.98, 0.98), "both_down": (0.98, 0.02)}
 
 
 def entanglement_map(frame, *, picked=None, hue=None, ylim=None, annotate=True, ax=None):
@@ -60,58 +65,46 @@ def entanglement_map(frame, *, picked=None, hue=None, ylim=None, annotate=True, 
     heights, row = _heights(frame), row_of(frame, picked)
     if hue is not None:
         require(frame, hue)
-    if ylim is not None and not 0 < ylim < np.inf:
-        raise ValueError(f"ylim must be a positive number (half-height of the map), got {ylim!r}")
+    if ylim is not None:
+        positive("ylim", ylim, "a positive number (half-height of the map)")
     ax = axes_of(ax, (7.2, 5.4))
-    fresh = "pairs" not in named(ax)
-    if fresh:
-        fitting = _fitting_ylim(frame["cosine"].to_numpy(float), heights)
-        _prepare(ax, fitting if ylim is None else ylim)
-    elif ylim is not None:
+    moved = take_out(ax)
+    if not moved:
+        ylim = ylim or _fitting_ylim(frame["cosine"].to_numpy(float), heights)
+        _draw_regions(ax, ylim)
+    if ylim is not None:
         ax.set_ylim(-ylim, ylim)
-    _move(ax, frame, heights, row, hue, picked if annotate else None)
-    if not fresh:
-        return ax
-    if hue is not None:
-        _hue_key(ax, named(ax)["pairs"], frame[hue])
+    points = _draw_pairs(ax, frame, heights, hue)
+    if row is not None:
+        _mark(ax, points.get_offsets()[row], picked if annotate else None)
+    note(ax, 0.02, 0.02, _left_out(frame, heights, ax.get_ylim()[1], row))
+    if hue is not None and not moved:
+        _hue_key(ax, points, frame[hue])
     return finish(ax, frame, grid=False)
 
 
-def _prepare(ax, ylim: float) -> None:
-    """Draw what stays, and all that moves without its places."""
-    _draw_regions(ax, ylim)
-    ax.scatter([], [], edgecolors="white", linewidths=0.5, zorder=4, picker=5, gid="pairs")
-    ax.scatter([], [], s=190, facecolors="none", edgecolors="black", linewidths=2, zorder=5,
-               gid="ring")  # fmt: skip
-    box = {"boxstyle": "round,pad=0.25", "fc": "white", "ec": "#555555", "lw": 0.6}
-    label = ax.annotate("", (0, 0), (0, 0), textcoords="offset points", bbox=box, zorder=6,
-                        parse_math=False, gid="name", fontsize=9, va="center",
-                        fontfamily=families())  # fmt: skip
-    label.set_in_layout(False)
-    ax.text(0.02, 0.02, "", transform=ax.transAxes, fontsize=8, color="#333333", gid="note",
-            va="bottom", zorder=6,
-            bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 2})  # fmt: skip
-    ax.set(xlim=(-1.02, 1.02), ylim=(-ylim, ylim), xlabel="cosine of the two gradients")
-    ax.set_ylabel("relative pull on chosen\n" r"$\log\,(d_c\Vert g_c\Vert\,/\,d_r\Vert g_r\Vert)$")
-
-
-def _move(ax, frame, heights, row, hue, name) -> None:
-    """Move the points, the ring and the counts."""
-    artists, limit = named(ax), ax.get_ylim()[1]
-    edge = 0.97 * limit
+def _draw_pairs(ax, frame, heights, hue):
+    """The points, markers by regime and colours by regime or by the hue column, and the counts."""
+    edge = 0.97 * ax.get_ylim()[1]
     places = np.column_stack([frame["cosine"].astype(float), np.clip(heights, -edge, edge)])
     places[np.isnan(heights)] = np.nan
-    points = artists["pairs"]
-    points.set_offsets(places)
-    points.set_sizes([60 if len(frame) < 100 else 34 if len(frame) < 1000 else 14])
-    _paint(points, frame, hue)
-    _mark(artists, places, row, name)
+    size = 60 if len(frame) < 100 else 34 if len(frame) < 1000 else 14
+    points = ax.scatter(*places.T, s=size, edgecolors="white", lw=0.5, zorder=4, picker=5,
+                        gid="pairs")  # fmt: skip
+    styles = {name: MarkerStyle(regime.marker) for name, regime in REGIMES.items()}
+    shapes = {name: m.get_path().transformed(m.get_transform()) for name, m in styles.items()}
+    points.set_paths([shapes.get(name, shapes["ideal"]) for name in frame["regime"]])
+    if hue is None:
+        points.set_facecolors([regime_of(name).color for name in frame["regime"]])
+    elif pd.api.types.is_numeric_dtype(frame[hue]):
+        points.set(cmap=SEQUENTIAL.reversed(), edgecolors="#444444",
+                   array=frame[hue].to_numpy(float))  # fmt: skip
+    else:
+        points.set_facecolors(list(frame[hue].astype(str).map(group_colors(frame[hue]))))
     counts = frame["regime"].where(np.isfinite(heights)).value_counts()
-    for region in _REGIONS:
-        words = f"{REGIMES[region].region}   {counts.get(region, 0)}"
-        artists[f"label-{region}"].set_text(words)
-    note = _left_out(frame, heights, limit, row)
-    artists["note"].set(text=note, visible=bool(note))
+    for region, corner in _CORNERS.items():
+        corner_label(ax, region, *corner, f"   {counts.get(region, 0)}")
+    return points
 
 
 def _heights(frame) -> np.ndarray:
@@ -136,55 +129,36 @@ def _fitting_ylim(cosine, heights) -> float:
 
 
 def _draw_regions(ax, ylim: float) -> None:
-    """The three tinted regions with their names, and the two curves between them."""
+    """The three tinted regions, the two curves between them, and the words along the axes."""
     top = max(8.0, 2 * ylim)
     cosine = np.geomspace(np.exp(-top), 1.0, 600)
     bound = -np.log(cosine)
     bound[-1] = 0.0
-    style = {"linewidth": 0, "zorder": 0}
-    x = np.concatenate([[-1.1, 0.0], cosine])
     half = np.concatenate([[top, top], bound])
     regions = {
-        "ideal": ax.fill_between(x, -half, half, **style),
-        "both_up": ax.fill_between([*cosine, 1.1], [*bound, 0], top, **style),
-        "both_down": ax.fill_between([*cosine, 1.1], -top, [*-bound, 0], **style),
+        "ideal": ([-1.1, 0, *cosine], -half, half),
+        "both_up": ([*cosine, 1.1], [*bound, 0], top),
+        "both_down": ([*cosine, 1.1], -top, [*-bound, 0]),
     }
     for name, region in regions.items():
-        region.set(facecolor=REGIMES[name].tint, gid=f"region-{name}")
-        corner_label(ax, name, *_REGIONS[name])
+        ax.fill_between(*region, facecolor=REGIMES[name].tint, lw=0, zorder=0, gid=f"region-{name}")
     for sign in (-1, 1):
-        ax.plot(cosine, sign * bound, color="#666666", linewidth=1, zorder=1)
-    ax.axhline(0, color="#999999", linewidth=0.7, linestyle=(0, (4, 4)), zorder=1)
-    ax.axvline(0, color="#999999", linewidth=0.7, linestyle=(0, (4, 4)), zorder=1)
+        ax.plot(cosine, sign * bound, color="#666666", lw=1, zorder=1)
+    zero_lines(ax, color="#999999", lw=0.7, ls=(0, (4, 4)), gid=None)
+    ax.set(xlim=(-1.02, 1.02), xlabel="cosine of the two gradients")
+    ax.set_ylabel("relative pull on chosen\n" r"$\log\,(d_c\Vert g_c\Vert\,/\,d_r\Vert g_r\Vert)$")
 
 
-def _paint(points, frame, hue) -> None:
-    """Markers by regime; colours by regime or by the hue column."""
-    styles = {name: MarkerStyle(regime.marker) for name, regime in REGIMES.items()}
-    shapes = {name: m.get_path().transformed(m.get_transform()) for name, m in styles.items()}
-    points.set_paths([shapes.get(name, shapes["ideal"]) for name in frame["regime"]])
-    if hue is None:
-        points.set_facecolors([regime_of(name).color for name in frame["regime"]])
-    elif pd.api.types.is_numeric_dtype(frame[hue]):
-        points.set_cmap(SEQUENTIAL.reversed())
-        points.set_edgecolors("#444444")
-        points.set_array(frame[hue].to_numpy(float))
-    else:
-        points.set_facecolors([group_colors(frame[hue])[str(name)] for name in frame[hue]])
-
-
-def _mark(artists, places, row, name) -> None:
-    """Ring the picked row and write its name on the side that has room."""
-    ring, label = artists["ring"], artists["name"]
-    visible = row is not None and np.isfinite(places[row]).all()
-    ring.set_visible(visible)
-    label.set_visible(visible and name is not None)
-    if visible:
-        ring.set_offsets(places[row])
-        label.xy = tuple(places[row])
-        left = places[row][0] > 0
-        label.set(position=(-15, 0) if left else (15, 0), ha="right" if left else "left")
-        label.set_text(short(name))
+def _mark(ax, place, name) -> None:
+    """Ring the picked point, and write its name on the side that has room."""
+    ring(ax, place)
+    if name is None or np.ma.is_masked(place):
+        return
+    left = place[0] > 0
+    box = {"boxstyle": "round,pad=0.25", "fc": "white", "ec": "#555555", "lw": 0.6}
+    ax.annotate(short(name), place, (-15 if left else 15, 0), textcoords="offset points",
+                ha="right" if left else "left", va="center", fontsize=9, zorder=6, bbox=box,
+                gid="name", in_layout=False, parse_math=False, fontfamily=families())  # fmt: skip
 
 
 def _left_out(frame, heights, limit, row) -> str:
@@ -204,8 +178,7 @@ def _left_out(frame, heights, limit, row) -> str:
 def _hue_key(ax, points, values) -> None:
     name = column_words(values.name)
     if pd.api.types.is_numeric_dtype(values):
-        bar = ax.figure.colorbar(points, ax=ax, shrink=0.8)
-        bar.ax.set_ylabel(name, parse_math=False)
+        color_bar(points, name)
         return
     for group, color in group_colors(values).items():
         ax.scatter([], [], color=color, label=short(group))

@@ -1,13 +1,13 @@
 """The anatomy of a fall: the forces behind a response's change over a run, beside that change."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from toolkit.plots._figure import axes_of, finish, short
-from toolkit.plots._frames import require
+from toolkit.plots._figure import axes_of, finish, mark_step, short, zero_lines
+from toolkit.plots._frames import probes, require
 from toolkit.plots._numbers import number, places_for
 from toolkit.plots._palette import OKABE_ITO, SIDE_COLORS
 
@@ -23,51 +23,43 @@ _PANELS = {"tug": [0, 0.56, 1, 0.44], "net": [0, 0, 1, 0.47]}
 UNKNOWN = "This optimiser's steps cannot be split into forces: only what happened is known."
 
 
-@dataclass(frozen=True)
-class Fall:
+class Fall(NamedTuple):
     """Cumulative changes of one response (or a mean of responses), nats, from before the run on.
 
     Attributes:
-        steps: ``[T + 1]``, the first one before any of the frame's steps.
-        push: What all chosen terms built, ``[T + 1]``; NaN where it cannot be split.
-        pull: What all rejected terms built.
-        sources: The sum of both terms' forces by where they come from: the response's own pair, the
-            other pairs of the step's batch, earlier steps through the momentum; each ``[T + 1]``.
-        rest: Decay, projection, and momentum from before the run that cannot be split.
-        actual: What really happened.
-        high: Index of the high from which the largest fall begins.
-        low: Index of that fall's end; ``high`` where it never fell.
+        sums: By step, the first one before any of the frame's: ``chosen`` and ``rejected``, what
+            the terms of that side built; ``own``, ``others`` and ``earlier``, the same forces by
+            where they come from; ``rest``, decay and projection and momentum from before the run;
+            ``predicted``, all forces together; ``actual``, what happened. NaN where unknown.
+        high: The step of the high from which the largest fall begins.
+        low: The step of that fall's end; ``high`` where it never fell.
         who: Whose changes these are, in words.
     """
 
-    steps: np.ndarray
-    push: np.ndarray
-    pull: np.ndarray
-    sources: dict[str, np.ndarray]
-    rest: np.ndarray
-    actual: np.ndarray
+    sums: pd.DataFrame
     high: int
     low: int
     who: str
 
     @property
-    def predicted(self) -> np.ndarray:
-        """The sum of all forces: what first order says, step by step."""
-        return self.push + self.pull + self.rest
+    def end(self) -> pd.Series:
+        """All sums after the last step."""
+        return self.sums.iloc[-1]
+
+    @property
+    def known(self) -> bool:
+        """Whether the steps could be split into forces."""
+        return bool(np.isfinite(self.sums["predicted"]).all())
 
     @property
     def drawdown(self) -> float:
         """The largest fall from an earlier high, nats, never negative."""
-        return float(self.actual[self.high] - self.actual[self.low])
-
-    @property
-    def places(self) -> int:
-        """Decimals that show two digits of the smaller of the two net changes, one at least."""
-        return max(places_for(self.predicted[-1], self.actual[-1]), 1)
+        return float(self.sums["actual"][self.high] - self.sums["actual"][self.low])
 
     def text(self, value: float, sign: bool = True) -> str:
-        """A number of nats with the same decimals as all others of this fall."""
-        return number(value, sign=sign, places=self.places)
+        """Nats with decimals that show two digits of the smaller of the two net changes."""
+        places = max(places_for(*self.end[["predicted", "actual"]]), 1)
+        return number(value, sign=sign, places=places)
 
 
 def fall_of(forces, pair_id, side: str) -> Fall:
@@ -78,26 +70,21 @@ def fall_of(forces, pair_id, side: str) -> Fall:
     """
     split = [f"{source}_{term}" for source in SOURCES for term in SIDES]
     require(forces, "step", "pair_id", "side", *split, "actual_delta")
-    rows, who = rows_of(forces, pair_id, side)
-    parts = {
-        "push": [name for name in split if name.endswith("_chosen")],
-        "pull": [name for name in split if name.endswith("_rejected")],
-        **{source: [f"{source}_{term}" for term in SIDES] for source in SOURCES},
-        "rest": [name for name in REST if name in rows],
-        "actual": ["actual_delta"],
-    }
+    rows, who = response_rows(forces, pair_id, side)
+    parts = {term: [name for name in split if name.endswith(f"_{term}")] for term in SIDES}
+    parts |= {source: [f"{source}_{term}" for term in SIDES] for source in SOURCES}
+    parts |= {"rest": [name for name in REST if name in rows], "actual": ["actual_delta"]}
+    parts["predicted"] = [*split, *parts["rest"]]
     table = pd.DataFrame({name: rows[of].sum(axis=1, skipna=False) for name, of in parts.items()})
     steps = table.groupby(rows["step"]).agg(lambda values: values.mean(skipna=False))
-    sums = {name: np.concatenate([[0.0], steps[name].cumsum(skipna=False)]) for name in parts}
-    falls = np.maximum.accumulate(sums["actual"]) - sums["actual"]
-    low = int(np.argmax(falls)) if np.isfinite(falls).all() else 0
-    high = int(np.argmax(sums["actual"][: low + 1]))
-    sources = {name: sums.pop(name) for name in SOURCES}
-    at = np.array([steps.index[0] - 1, *steps.index])
-    return Fall(at, **sums, sources=sources, high=high, low=low, who=who)
+    steps.loc[steps.index[0] - 1] = 0.0
+    sums = steps.sort_index().cumsum(skipna=False)
+    falls = sums["actual"].cummax() - sums["actual"]
+    low = falls.idxmax() if np.isfinite(falls).all() else sums.index[0]
+    return Fall(sums, sums["actual"].loc[:low].idxmax(), low, who)
 
 
-def rows_of(frame, pair_id, side: str):
+def response_rows(frame, pair_id, side: str) -> tuple[pd.DataFrame, str]:
     """One response's rows of a tidy frame (of all probes without an id), and whose they are.
 
     Raises:
@@ -105,14 +92,7 @@ def rows_of(frame, pair_id, side: str):
     """
     if side not in SIDES:
         raise ValueError(f"side={side!r} is unknown; allowed: {', '.join(SIDES)}")
-    rows = frame[frame["side"] == side]
-    ids = list(dict.fromkeys(rows["pair_id"]))
-    if pair_id is not None and pair_id not in ids:
-        raise ValueError(f"pair_id={pair_id!r} is not in the frame; its pairs are {ids[:10]}")
-    if pair_id is None and len(ids) > 1:
-        return rows, f"mean of {len(ids)} probes"
-    rows = rows if pair_id is None else rows[rows["pair_id"] == pair_id]
-    return rows, str(rows["pair_id"].iloc[0])
+    return probes(frame[frame["side"] == side], pair_id, "pair_id")
 
 
 def anatomy_of_a_fall(forces, *, pair_id=None, side="chosen", step=None, ax=None):
@@ -158,10 +138,10 @@ def anatomy_of_a_fall(forces, *, pair_id=None, side="chosen", step=None, ax=None
     _draw_tug(tug, fall, side)
     _draw_net(net, fall)
     for panel in (net, tug):
-        panel.axhline(0, color="#666666", lw=0.8, zorder=1)
+        zero_lines(panel, "y")
         panel.margins(x=0.02)
         if step is not None:
-            panel.axvline(step, color="#333333", lw=1.2, ls=":", zorder=5, gid="step")
+            mark_step(panel, step)
     tug.tick_params(labelbottom=False)
     net.xaxis.set_major_locator(MaxNLocator(integer=True))
     net.set_xlabel("step")
@@ -175,50 +155,50 @@ def _draw_tug(ax, fall: Fall, side: str) -> None:
     ax.set_ylabel("summed forces, nats")
     ax.set_title(f"{short(fall.who)}, {side} response: what pulls at it", loc="left", fontsize=10,
                  parse_math=False)  # fmt: skip
-    if not np.isfinite(fall.predicted).all():
+    if not fall.known:
         ax.text(0.5, 0.5, UNKNOWN, transform=ax.transAxes, ha="center", va="center", wrap=True,
                 fontsize=9, gid="unknown")  # fmt: skip
         return
-    for term, values in (("chosen", fall.push), ("rejected", fall.pull)):
-        ax.fill_between(fall.steps, 0, values, color=SIDE_COLORS[term], lw=0, zorder=2, gid=term,
+    for term, values in fall.sums[list(SIDES)].items():
+        ax.fill_between(values.index, 0, values, color=SIDE_COLORS[term], lw=0, zorder=2, gid=term,
                         alpha=0.85)  # fmt: skip
-        up = values[-1] >= 0
-        ax.text(0.02, 0.95 if up else 0.05, f"built by {term} terms: {fall.text(values[-1])}",
+        up = fall.end[term] >= 0
+        ax.text(0.02, 0.95 if up else 0.05, f"built by {term} terms: {fall.text(fall.end[term])}",
                 transform=ax.transAxes, va="top" if up else "bottom", fontsize=9.5,
                 fontweight="bold", color=_DARK[term], gid=f"{term}-sum")  # fmt: skip
-    ax.plot(fall.steps, fall.predicted, color="black", lw=1.6, zorder=3, gid="net")
+    ax.plot(fall.sums["predicted"], color="black", lw=1.6, zorder=3, gid="net")
 
 
 def _draw_net(ax, fall: Fall) -> None:
     """What is left of the forces, and what happened, with the high and the fall from it."""
-    known = np.isfinite(fall.predicted).all()
-    if known:
-        ax.plot(fall.steps, fall.predicted, color="black", lw=1.4, ls=(0, (4, 2)), zorder=3,
-                gid="predicted", label=f"together: {fall.text(fall.predicted[-1])}")  # fmt: skip
-        ax.fill_between(fall.steps, fall.predicted, fall.actual, color="#BBBBBB", lw=0, zorder=1,
+    predicted, actual = fall.sums["predicted"], fall.sums["actual"]
+    if fall.known:
+        ax.plot(predicted, color="black", lw=1.4, ls=(0, (4, 2)), zorder=3, gid="predicted",
+                label=f"together: {fall.text(fall.end['predicted'])}")  # fmt: skip
+        ax.fill_between(actual.index, predicted, actual, color="#BBBBBB", lw=0, zorder=1,
                         label="curvature: what the forces leave out", gid="residual")  # fmt: skip
-    ax.plot(fall.steps, fall.actual, color=OKABE_ITO["purple"], lw=2.6, zorder=4, gid="actual",
-            label=f"what happened: {fall.text(fall.actual[-1])}")  # fmt: skip
+    ax.plot(actual, color=OKABE_ITO["purple"], lw=2.6, zorder=4, gid="actual",
+            label=f"what happened: {fall.text(fall.end['actual'])}")  # fmt: skip
     if fall.drawdown > 0:
-        ends = [fall.high, fall.low]
-        ax.plot(fall.steps[ends], fall.actual[ends], "v", color="black", ms=6, ls="none", zorder=6,
+        ax.plot(actual[[fall.high, fall.low]], "v", color="black", ms=6, ls="none", zorder=6,
                 gid="drawdown", label=f"from high to low: {fall.text(-fall.drawdown)}")  # fmt: skip
-        for k, words, up in ((fall.high, "high", True), (fall.low, "low", False)):
-            ax.annotate(f"{words} {fall.text(fall.actual[k])}, step {fall.steps[k]}",
-                        (fall.steps[k], fall.actual[k]), (0, 7 if up else -9), fontsize=8,
-                        textcoords="offset points", va="bottom" if up else "top",
-                        ha="left" if k < len(fall.steps) / 2 else "right", zorder=7)  # fmt: skip
+        for step, words, up in ((fall.high, "high", True), (fall.low, "low", False)):
+            left = step < actual.index.to_numpy().mean()
+            ax.annotate(f"{words} {fall.text(actual[step])}, step {step}", (step, actual[step]),
+                        (0, 7 if up else -9), textcoords="offset points", fontsize=8, zorder=7,
+                        va="bottom" if up else "top", ha="left" if left else "right")  # fmt: skip
     ax.set_ylabel("summed change, nats")
     ax.margins(y=0.16)
-    words = f"what is left of it{_magnified(fall)}, and what happened" if known else "what happened"
-    ax.set_title(words, loc="left", fontsize=10)
-    ax.legend(fontsize=8, loc="best", framealpha=0.85)
+    words = f"what is left of it{_magnified(fall)}, and what happened"
+    ax.set_title(words if fall.known else "what happened", loc="left", fontsize=10)
+    ax.legend(fontsize=8, framealpha=0.85)
 
 
 def _magnified(fall: Fall) -> str:
     """How much larger the lower panel's scale is, where it is."""
-    tall = np.ptp([fall.push, fall.pull])
-    small = np.ptp([fall.predicted, fall.actual])
+    tall, small = (
+        np.ptp(fall.sums[list(of)].to_numpy()) for of in (SIDES, ("predicted", "actual"))
+    )
     if not small or tall < 2 * small:
         return ""
     return f", magnified {round(tall / small, -1 if tall > 100 * small else 0):,.0f}×"
@@ -249,28 +229,32 @@ def fall_sentence(forces, *, pair_id=None, side="chosen") -> str:
         together −2.7, and −3.3 happened. From its high at step 0 it fell by 3.3 to step 1.
     """
     fall = fall_of(forces, pair_id, side)
-    happened = f"{fall.text(fall.actual[-1])}"
-    if np.isfinite(fall.predicted).all():
-        rest = f", decay and the like added {fall.text(fall.rest[-1])}" if fall.rest.any() else ""
+    end, happened = fall.end, fall.text(fall.end["actual"])
+    if fall.known:
+        rest = (
+            f", decay and the like added {fall.text(end['rest'])}"
+            if fall.sums["rest"].any()
+            else ""
+        )
         words = (
-            f"The chosen terms {_moved(fall.push[-1], fall)} nats, the rejected terms "
-            f"{_moved(fall.pull[-1], fall)}{rest}; together {fall.text(fall.predicted[-1])}, and "
+            f"The chosen terms {_moved(end['chosen'], fall)} nats, the rejected terms "
+            f"{_moved(end['rejected'], fall)}{rest}; together {fall.text(end['predicted'])}, and "
             f"{happened} happened. {_by_source(fall)}"
         ).rstrip()
     else:
         words = f"{UNKNOWN} It changed by {happened} nats."
     if fall.drawdown > 0:
         words += (
-            f" From its high at step {fall.steps[fall.high]} it fell by "
-            f"{fall.text(fall.drawdown, False)} to step {fall.steps[fall.low]}."
+            f" From its high at step {fall.high} it fell by {fall.text(fall.drawdown, False)} to "
+            f"step {fall.low}."
         )
     return words
 
 
 def _by_source(fall: Fall) -> str:
     """Where what is left of the two forces comes from, where there are several places."""
-    texts = [f"{fall.text(fall.sources[name][-1])} {words}" for name, words in SOURCES.items()
-             if fall.sources[name].any()]  # fmt: skip
+    texts = [f"{fall.text(fall.end[name])} {words}" for name, words in SOURCES.items()
+             if fall.sums[name].any()]  # fmt: skip
     return f"By source: {', '.join(texts)}." if len(texts) > 1 else ""
 
 

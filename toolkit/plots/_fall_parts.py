@@ -1,13 +1,21 @@
 """The parts of a fall: which tokens of a response fell when, and which training pairs did it."""
 
-import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from toolkit.plots._fall_figure import rows_of
-from toolkit.plots._figure import axes_of, drawable, families, finish, short
-from toolkit.plots._frames import one_pair, require
-from toolkit.plots._numbers import number, places_for
-from toolkit.plots._palette import DIVERGING, OKABE_ITO
+from toolkit.plots._fall_figure import response_rows
+from toolkit.plots._figure import (
+    axes_of,
+    beside,
+    change_bars,
+    color_bar,
+    finish,
+    height_of,
+    name_lines,
+    short,
+)
+from toolkit.plots._frames import one_pair, require, rows_of
+from toolkit.plots._numbers import largest, number, places_for
+from toolkit.plots._palette import DIVERGING
 from toolkit.plots._user_text import CONTINUED
 
 
@@ -38,7 +46,7 @@ def fall_by_token(tokens, *, pair_id=None, side="chosen", value="actual_delta", 
         ['−0.30']
     """
     require(tokens, "step", "side", "position", "token", value)
-    rows = one_pair(tokens, pair_id)
+    rows = one_pair(tokens, pair_id, "pair_id")
     rows = rows[(rows["side"] == side) & rows[value].notna()]
     if rows.empty:
         raise ValueError(f"frame has no {side!r} row with a {value!r} in {len(tokens)} rows")
@@ -46,27 +54,21 @@ def fall_by_token(tokens, *, pair_id=None, side="chosen", value="actual_delta", 
     sums = table.sum(axis=1)
     shown = sums.abs().sort_values(ascending=False, kind="stable").index[:top].sort_values()
     names = rows.drop_duplicates("position").set_index("position")["token"]
-    ax = axes_of(ax, (7.2, float(np.clip(1.6 + 0.24 * len(shown), 2.4, 9))))
-    sizes = table.abs().stack()
-    end = float(sizes.quantile(0.98)) or float(sizes.max()) or 1.0
+    ax = axes_of(ax, (7.2, height_of(len(shown), 2.4)))
+    end = largest(table, 0.98)
     edges = (table.columns[0] - 0.5, table.columns[-1] + 0.5, len(shown) - 0.5, -0.5)
     image = ax.imshow(table.loc[shown], cmap=DIVERGING, vmin=-end, vmax=end, aspect="auto",
                       interpolation="nearest", extent=edges)  # fmt: skip
     places = places_for(sums.abs().max())
-    for line, position in enumerate(shown):
-        ax.text(1.01, line, number(sums[position], sign=True, places=places), va="center",
-                transform=ax.get_yaxis_transform(), fontsize=8)  # fmt: skip
-    ax.set_yticks(range(len(shown)), [_token(names[k]) for k in shown], fontsize=8.5,
-                  parse_math=False, fontfamily=families())  # fmt: skip
+    beside(ax, [number(value, sign=True, places=places) for value in sums[shown]])
+    name_lines(ax, [short(name, 22) if name else CONTINUED for name in names[shown]], 8.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("step")
     left_out = f", the {len(shown)} of {len(table)} that changed most" * (len(shown) < len(table))
     ax.set_title(f"change of each {side} token in each step{left_out}; beside it its sum, nats",
                  loc="left", fontsize=9)  # fmt: skip
-    extend = "both" if sizes.max() > end * (1 + 1e-6) else "neither"
-    bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, pad=0.12, extend=extend)
-    bar.ax.set_ylabel("fell ← nats in a step → rose")
-    bar.outline.set_linewidth(0.5)
+    extend = "both" if largest(table) > end * (1 + 1e-6) else "neither"
+    color_bar(image, "fell ← nats in a step → rose", pad=0.12, extend=extend)
     return finish(ax, tokens, grid=False)
 
 
@@ -96,35 +98,19 @@ def fall_by_pair(pulls, *, pair_id=None, side="chosen", top=12, picked=None, ax=
         ['b', 'a']
     """
     require(pulls, "pair_id", "side", "train_pair_id", "delta")
-    rows, who = rows_of(pulls, pair_id, side)
+    rows, who = response_rows(pulls, pair_id, side)
+    rows_of(rows, "train_pair_id", picked, alone=False)
     probes = rows["pair_id"].nunique()
     sums = rows.groupby("train_pair_id", sort=False)["delta"].sum(min_count=1) / probes
-    if picked is not None and picked not in sums.index:
-        raise ValueError(f"picked={picked!r} is not in the frame's {len(sums)} training pairs")
     order = sums.abs().sort_values(ascending=False, kind="stable").index[:top]
     rows = sums[order].sort_values(kind="stable")
-    ax = axes_of(ax, (6.6, float(np.clip(1.4 + 0.28 * len(rows), 2.2, 9))))
-    lines, deltas = np.arange(len(rows)), rows.to_numpy(float)
-    colors = np.where(deltas < 0, OKABE_ITO["vermillion"], OKABE_ITO["blue"])
-    bars = ax.barh(lines, deltas, color=colors, height=0.7, zorder=3)
-    for bar, delta, id in zip(bars, deltas, rows.index, strict=True):
-        bar.set(hatch="////" if delta < 0 else None, edgecolor="black" if id == picked else "white",
-                linewidth=2.0 if id == picked else 0.4)  # fmt: skip
-    places = max(places_for(np.abs(deltas).max()), 1)
-    for line, delta in zip(lines, deltas, strict=True):
-        ax.text(1.01, line, number(delta, sign=True, places=places), va="center", fontsize=8,
-                transform=ax.get_yaxis_transform())  # fmt: skip
-    ax.axvline(0, color="black", lw=0.8, zorder=4)
-    ax.set_yticks(lines, [short(id, 24) for id in rows.index], parse_math=False, fontsize=8,
-                  fontfamily=families())  # fmt: skip
-    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax = axes_of(ax, (6.6, height_of(len(rows), 2.2, each=0.28, around=1.4)))
+    change_bars(ax, rows, rows.index == picked)
+    places = max(places_for(rows.abs().max()), 1)
+    beside(ax, [number(delta, sign=True, places=places) for delta in rows])
+    name_lines(ax, [short(id, 24) for id in rows.index])
     ax.set_xlabel("what each training pair did to it over the run, nats")
     shown = f"{len(rows)} of {len(sums)} training pairs"
     ax.set_title(f"{short(who)}, {side} response: {shown}", loc="left", fontsize=9,
                  parse_math=False)  # fmt: skip
     return finish(ax, pulls)
-
-
-def _token(text) -> str:
-    text = drawable(str(text)) if text else CONTINUED
-    return text if len(text) <= 22 else text[:21] + "…"

@@ -18,7 +18,7 @@ _LABELS = {
     "lr": "lr: {}",
     "method": "{}",
 }
-_PLURAL = {"pair_id": "pairs", "loss_name": "losses"}
+_PLURAL = {"pair_id": "pairs", "loss_name": "losses", "train_pair_id": "training pairs"}
 _OF_GRADIENTS = ("params", "optimizer_metric")
 
 
@@ -92,16 +92,35 @@ def _short(value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def one_pair(frame: pd.DataFrame, picked) -> pd.DataFrame:
-    """The rows of the one pair that a strip shows."""
-    ids = list(dict.fromkeys(frame["pair_id"])) if "pair_id" in frame else []
-    if picked is None and len(ids) > 1:
-        raise ValueError(f"frame holds {len(ids)} pairs; say picked=, one of {ids[:10]}")
-    if picked is None:
+def rows_of(frame, column: str, value, name: str = "picked", *, alone: bool = True):
+    """The rows whose ``column`` is ``value``; all where it is None, and ``alone`` if of one value.
+
+    Raises:
+        ValueError: for an unknown value, or one that must be said and is not; it lists them.
+    """
+    known, kind = list(dict.fromkeys(frame[column])), _PLURAL.get(column, f"{column}s")
+    if value is None:
+        if alone and len(known) > 1:
+            raise ValueError(f"frame holds {len(known)} {kind}; say {name}=, one of {known[:10]}")
         return frame
-    if picked not in ids:
-        raise ValueError(f"picked={picked!r} is not in the frame; its pairs are {ids[:10]}")
-    return frame[frame["pair_id"] == picked]
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is not in the frame; its {kind} are {known[:10]}")
+    return frame[frame[column] == value]
+
+
+def one_pair(frame: pd.DataFrame, picked, name: str = "picked") -> pd.DataFrame:
+    """The rows of the one pair that a picture shows."""
+    if picked is None and "pair_id" not in frame:
+        return frame
+    require(frame, "pair_id")
+    return rows_of(frame, "pair_id", picked, name)
+
+
+def probes(frame, picked, name: str = "picked") -> tuple[pd.DataFrame, str]:
+    """The rows of a run's probe, or of all of them, and whose they are in words."""
+    rows, count = rows_of(frame, "pair_id", picked, name, alone=False), frame["pair_id"].nunique()
+    alone = picked is not None or count == 1
+    return rows, str(rows["pair_id"].iloc[0]) if alone else f"mean of {count} probes"
 
 
 def row_of(frame, picked, name: str = "pair_id") -> int | None:
@@ -109,12 +128,8 @@ def row_of(frame, picked, name: str = "pair_id") -> int | None:
     if picked is None:
         return None
     require(frame, name)
-    found = np.flatnonzero(frame[name].to_numpy() == picked)
-    if not len(found):
-        raise ValueError(
-            f"picked={picked!r} is not in the frame's {len(frame)} {_PLURAL.get(name, name)}"
-        )
-    return int(found[0])
+    rows_of(frame, name, picked)
+    return int(np.flatnonzero(frame[name].to_numpy() == picked)[0])
 
 
 def finite_values(frame, column) -> np.ndarray:

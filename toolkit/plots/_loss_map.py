@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 
 from toolkit.plots._entanglement_map import entanglement_map
-from toolkit.plots._figure import marked, named, plain_fonts, short, title_lines
+from toolkit.plots._figure import marked, plain_fonts, short, take_out, title_lines
 from toolkit.plots._frames import require
 
 _SIZE = 8.0  # points, of the labels on the map
@@ -41,17 +41,12 @@ def loss_map(frame, *, picked=None, ylim=None, ax=None):
     """
     require(frame, "loss_name")
     ax = entanglement_map(_by_loss(frame), picked=picked, ylim=ylim, annotate=False, ax=ax)
-    artists = named(ax)
-    if "leaders" not in artists:
-        lines = LineCollection([], colors="#777777", linewidths=0.7, zorder=3, gid="leaders")
-        artists["leaders"] = ax.add_collection(lines)
-    artists["note"].set_visible(False)  # its words are for pairs; the title has those for losses
-    for text in [t for t in ax.texts if t.get_gid() == "losses"]:
-        text.remove()
-    places = artists["pairs"].get_offsets()
+    take_out(ax, "note")  # its words are for pairs; the title has those for losses
+    places = next(a for a in ax.collections if a.get_gid() == "pairs").get_offsets()
     shown = np.isfinite(np.ma.filled(places, np.nan)).all(1)
     groups = _groups(places, frame["loss_name"].tolist(), shown, picked, ax)
-    artists["leaders"].set_segments(_label(ax, groups, picked))
+    ax.add_collection(LineCollection(_label(ax, groups, picked), colors="#777777", linewidths=0.7,
+                                     zorder=3, gid="leaders"), autolim=False)  # fmt: skip
     names = [short(loss, 20) for loss in frame["loss_name"][~shown]]
     title_lines(ax, frame, f"not on a log axis (a weight ≤ 0): {', '.join(names)}" * bool(names))
     return ax

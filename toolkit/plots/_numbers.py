@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -41,6 +43,37 @@ def places_for(*values: float) -> int:
     sizes = [abs(value) for value in values if math.isfinite(value) and value]
     least = min(sizes, default=1.0)
     return min(max(1 - math.floor(math.log10(least)), 0), 4)
+
+
+def largest(values, share: float = 1.0) -> float:
+    """The end of a scale: that quantile of the sizes, their maximum where it is 0, then 1.
+
+    What is not finite does not count.
+
+    Example:
+        >>> largest([1, -3, float("nan")]), largest([]), largest([0, 0, 0, 8], 0.5)
+        (3.0, 1.0, 8.0)
+    """
+    sizes = np.abs(np.asarray(values, float))
+    sizes = sizes[np.isfinite(sizes)]
+    if not sizes.size:
+        return 1.0
+    return float(np.quantile(sizes, share)) or float(sizes.max()) or 1.0
+
+
+def positive(name: str, value, kind: str = "a positive finite number") -> float:
+    """The end of a scale that a caller gave.
+
+    Raises:
+        ValueError: for anything but a positive finite number.
+
+    Example:
+        >>> positive("vmax", 2)
+        2.0
+    """
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be {kind}, got {value!r}")
+    return float(value)
 
 
 def power_of_thousand(vmax: float) -> int:

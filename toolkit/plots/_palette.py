@@ -15,6 +15,7 @@ OKABE_ITO = {
     "purple": "#CC79A7",
 }
 SIDE_COLORS = {"chosen": OKABE_ITO["sky"], "rejected": OKABE_ITO["orange"]}
+KEPT = OKABE_ITO["blue"]  # the pairs that a filter keeps
 MISSING = "#BDBDBD"
 STEPS = 257  # an odd number: the middle is a colour of its own
 

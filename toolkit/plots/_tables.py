@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from toolkit.plots._frames import caption, holds, require
+from toolkit.plots._frames import caption, holds, require, rows_of
 from toolkit.plots._numbers import number, rounded_down
-from toolkit.plots._user_text import NO_MATHS, html_text, visible_token
+from toolkit.plots._user_text import NO_MATHS, html_text, tag, visible_token
 from toolkit.plots._words import COLUMNS, REGIMES, RESPONSE_COLUMNS, Column, regime_of
 
 _T = ".pet-table.pet-table.pet-table"  # tripled: outranks JupyterLab's own rules for tables
@@ -64,7 +64,10 @@ def numbers_table(frame, *, picked: str | None = None) -> str:
         attrs, frame = frame.attrs, frame.to_frame().T
         frame.attrs = attrs
     require(frame, "pair_id")
-    row = _row(frame, picked)
+    found = rows_of(frame, "pair_id", picked)
+    if len(found) > 1:
+        raise ValueError(f"frame has {len(found)} rows of one pair; it needs one row per pair")
+    row = found.iloc[0]
     lines = [(column, [pattern.format(side) for side in ("chosen", "rejected")])
              for pattern, column in RESPONSE_COLUMNS.items()]  # fmt: skip
     lines += [(column, [name]) for name, column in COLUMNS.items()]
@@ -73,13 +76,12 @@ def numbers_table(frame, *, picked: str | None = None) -> str:
     if "regime" in row:
         name = row["regime"]
         words = html_text(REGIMES[name].words) if name in REGIMES else ""
-        shown = _tag("td", html_text(visible_token(str(name))), "pet-mid", colspan="2")
-        rows.append(_row_head("regime") + shown + _tag("td", words, "pet-left"))
+        shown = tag("td", html_text(visible_token(str(name))), "pet-mid", colspan="2")
+        rows.append(_row_head("regime") + shown + tag("td", words, "pet-left"))
     pair = f"pair {html_text(visible_token(str(row['pair_id'])))}"
     heads = [(pair, "pet-left", ""), ("chosen", "", ""), ("rejected", "", "")]
     heads.append(("unit, meaning", "pet-left", ""))
-    words = caption(frame[frame["pair_id"] == row["pair_id"]])
-    return _table("pet-num", heads, (_tag("tr", line) for line in rows), words)
+    return _table("pet-num", heads, (tag("tr", line) for line in rows), caption(found))
 
 
 def loss_table_html(frame, *, picked=None) -> str:
@@ -105,8 +107,7 @@ def loss_table_html(frame, *, picked=None) -> str:
         False
     """
     require(frame, "loss_name", "regime", *_LOSS_HEADS, "settings", "note")
-    if picked is not None and picked not in set(frame["loss_name"]):
-        raise ValueError(f"picked={picked!r} is not in the frame's {len(frame)} losses")
+    rows_of(frame, "loss_name", picked, alone=False)
     heads = [("loss", "pet-left", ""), *((head, "", title) for head, title in _LOSS_HEADS.values())]
     heads += [(head, "pet-left", "") for head in ("regime", "settings", "note")]
     lines = zip(frame.iterrows(), holds(frame), strict=True)
@@ -118,58 +119,41 @@ def loss_table_html(frame, *, picked=None) -> str:
 
 def _table(kind: str, heads: Iterable[tuple[str, str, str]], rows: Iterable[str], foot: str) -> str:
     """A table from its heads (HTML, class, title), its rows (HTML) and the text below it."""
-    above = "".join(_tag("th", head, cls, scope="col", title=title) for head, cls, title in heads)
+    above = "".join(tag("th", head, cls, scope="col", title=title) for head, cls, title in heads)
     table = f"<table><thead><tr>{above}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    foot = _tag("div", html_text(foot), "pet-labels")
-    return _tag("div", _STYLE + table + foot, f"{kind} pet-table {NO_MATHS}")
-
-
-def _tag(name: str, html: str, cls: str = "", **attributes: str) -> str:
-    """An element around HTML; attributes are escaped, and left out where they are empty."""
-    known = {"class": cls, **attributes}.items()
-    marks = "".join(f' {key}="{html_text(value)}"' for key, value in known if value)
-    return f"<{name}{marks}>{html}</{name}>"
+    foot = tag("div", html_text(foot), "pet-labels")
+    return tag("div", _STYLE + table + foot, f"{kind} pet-table {NO_MATHS}")
 
 
 def _row_head(html: str) -> str:
-    return _tag("th", html, "pet-left", scope="row")
-
-
-def _row(frame: pd.DataFrame, picked) -> pd.Series:
-    """The one row that is shown."""
-    if picked is None and len(frame) > 1:
-        raise ValueError(f"frame holds {len(frame)} pairs; say picked=, one of its ids")
-    rows = frame if picked is None else frame[frame["pair_id"] == picked]
-    if rows.empty:
-        raise ValueError(f"picked={picked!r} is not in the frame's {len(frame)} ids")
-    return rows.iloc[0]
+    return tag("th", html, "pet-left", scope="row")
 
 
 def _number_row(row: pd.Series, column: Column, names: list[str]) -> str:
     """A line of the numbers table: a number per side, or one of the pair."""
     beyond = names[0].startswith("predicted_") and not bool(row.get("first_order", True))
     style = {} if len(names) > 1 else {"cls": "pet-mid", "colspan": "2"}
-    cells = "".join(_tag("td", _change(row[name], name, beyond, 5), **style) for name in names)
+    cells = "".join(tag("td", _change(row[name], name, beyond, 5), **style) for name in names)
     meaning = column.meaning
     if beyond:
         limit = rounded_down(float(row.get("first_order_lr", math.nan)))
         meaning = f"too large a step for first order, which holds up to a learning rate of {limit}"
-    return _row_head(column.label) + cells + _tag("td", meaning, "pet-left")
+    return _row_head(column.label) + cells + tag("td", meaning, "pet-left")
 
 
 def _loss_row(row, picked: bool, known: bool) -> str:
     regime = regime_of(row["regime"])
-    dot = f'<span class="pet-dot" style="background:{regime.color}"></span>'
-    cells = [_row_head("▸ " * picked + html_text(str(row["loss_name"])))]
+    dot = tag("span", "", "pet-dot", style=f"background:{regime.color}")
+    cells = [_row_head("▸ " * picked + html_text(row["loss_name"]))]
     for name in _LOSS_HEADS:
         change = name.endswith("_delta")
         text = _change(row[name], name, change and not known, 3, change)
-        cells.append(_tag("td", text, "pet-line"))
-    cells.append(_tag("td", dot + html_text(regime.words), "pet-left pet-line"))
-    cells.append(_tag("td", html_text(str(row["settings"])), "pet-left pet-line"))
-    cells.append(_tag("td", html_text(str(row["note"])), "pet-left pet-wide"))
-    marks = {"cls": "pet-picked", "aria-selected": "true"} if picked else {}
-    return _tag("tr", "".join(cells), **marks)
+        cells.append(tag("td", text, "pet-line"))
+    cells.append(tag("td", dot + html_text(regime.words), "pet-left pet-line"))
+    cells += [tag("td", html_text(row[name]), f"pet-left pet-{room}")
+              for name, room in (("settings", "line"), ("note", "wide"))]  # fmt: skip
+    marks = {"cls": "pet-picked", "aria_selected": "true"} if picked else {}
+    return tag("tr", "".join(cells), **marks)
 
 
 def _change(value, name: str, beyond: bool, digits: int, sign: bool = False) -> str:

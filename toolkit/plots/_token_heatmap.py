@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator
 
-from toolkit.plots._figure import axes_of, column_words, drawable, families, finish
+from toolkit.plots._figure import axes_of, color_bar, column_words, drawable, families, finish
 from toolkit.plots._frames import require
-from toolkit.plots._numbers import short_number, unit_text
+from toolkit.plots._numbers import largest, positive, short_number, unit_text
 from toolkit.plots._palette import DIVERGING, contrast_text
 from toolkit.plots._user_text import CONTINUED
 
@@ -70,9 +70,8 @@ def token_heatmap(frame, *, values="cosine", block="cross", vmax=None, cbar=True
     ax.set(ylabel=" | ".join(down[::-1]) + " tokens", xlabel=" | ".join(across) + " tokens")
     name = {"cosine": "cosine of token gradients", "inner": "inner product of token gradients"}
     if cbar:
-        bar = ax.figure.colorbar(image, ax=ax, extend=extend, shrink=0.8, fraction=0.05)
-        bar.ax.set_ylabel(name.get(values) or column_words(values), parse_math=False)
-        bar.outline.set_linewidth(0.5)
+        words = name.get(values) or column_words(values)
+        color_bar(image, words, extend=extend, fraction=0.05)
     if scaled and unit_text(vmax):
         ax.set_title(f"numbers{unit_text(vmax)}", loc="left", fontsize=9)
     return finish(ax, frame, grid=False)
@@ -101,16 +100,12 @@ def _matrix(frame, values, rows, columns) -> np.ndarray:
 
 def _limits(matrix, values, vmax) -> tuple[float, str]:
     """The end of the symmetric scale, and which ends of the colour bar carry an arrow."""
-    finite = matrix[np.isfinite(matrix)]
     if vmax is None:
-        vmax = 1.0 if values == "cosine" else float(np.quantile(np.abs(finite), 0.98))
-        vmax = vmax or float(np.abs(finite).max(initial=0.0)) or 1.0
-    if not 0 < vmax < np.inf:
-        raise ValueError(f"vmax must be a positive finite number, got {vmax!r}")
-    slack = vmax * (1 + 1e-6)
-    low, high = finite.min(initial=0.0) < -slack, finite.max(initial=0.0) > slack
+        vmax = 1.0 if values == "cosine" else largest(matrix, 0.98)
+    slack = positive("vmax", vmax) * (1 + 1e-6)
+    ends = (matrix < -slack).any(), (matrix > slack).any()
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}
-    return float(vmax), extend[int(low), int(high)]
+    return float(vmax), extend[ends]
 
 
 def _write_numbers(ax, matrix, image, vmax) -> None:

@@ -8,14 +8,13 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import pandas as pd
 
 from toolkit.plots._frames import caption, holds, one_pair, require
-from toolkit.plots._numbers import number, short_number, unit_text
+from toolkit.plots._numbers import largest, number, positive, short_number, unit_text
 from toolkit.plots._palette import color_of, contrast_text
 from toolkit.plots._token_cells import Cell, Piece, align_tokens, cells_of
-from toolkit.plots._user_text import NO_MATHS, html_text, visible_token
+from toolkit.plots._user_text import NO_MATHS, html_text, tag, visible_token
 from toolkit.plots._words import TOKEN_COLUMNS, Column
 
 # Tripled class names outrank JupyterLab's own rules for tables in an output.
@@ -48,12 +47,7 @@ box-shadow:inset 0 0 0 1px #909090}
 
 
 def _vmax(cells: list[Cell], vmax: float | None) -> float:
-    if vmax is not None:
-        if not vmax > 0 or math.isinf(vmax):
-            raise ValueError(f"vmax must be a positive finite number, got {vmax!r}")
-        return float(vmax)
-    sizes = (abs(value) for value in _values(cells) if math.isfinite(value))
-    return max(sizes, default=0.0) or 1.0
+    return largest(list(_values(cells))) if vmax is None else positive("vmax", vmax)
 
 
 def _values(cells: Iterable[Cell]) -> Iterator[float]:
@@ -112,9 +106,8 @@ def token_strip_html(
 
 def _relative(rows: pd.DataFrame, vmax: float | None) -> tuple[pd.DataFrame, str, float]:
     """Predicted changes beside the end of their scale: beyond first order they are no nats."""
-    sizes = rows["predicted_delta"].abs()
-    largest = vmax or float(sizes[np.isfinite(sizes)].max()) or 1.0
-    return rows.assign(relative_delta=rows["predicted_delta"] / largest), "relative_delta", 1.0
+    end = vmax or largest(rows["predicted_delta"])
+    return rows.assign(relative_delta=rows["predicted_delta"] / end), "relative_delta", 1.0
 
 
 def prompt_strip_html(
@@ -159,13 +152,12 @@ def _strips(frame, columns, sides, value, vmax, width) -> str:
     scale = (value, vmax)
     blocks = _wrap(columns, vmax, width)
     body = "".join(_block(block, sides, scale, k, len(blocks)) for k, block in enumerate(blocks))
-    foot = html_text(caption(frame))
-    foot = f'<div class="pet-words">{foot}</div>' if foot else ""
+    foot = tag("div", html_text(caption(frame)), "pet-words") if caption(frame) else ""
     outlined = any(_alone(column) for column in columns)
     cells = [cell for column in columns for cell in column if cell is not None]
     clipped = any(abs(value) > vmax for value in _values(cells))
     legend = _legend(scale, outlined, clipped)
-    return f'<div class="pet {NO_MATHS}">{_STYLE}{legend}{body}{foot}</div>'
+    return tag("div", _STYLE + legend + body + foot, f"pet {NO_MATHS}")
 
 
 def _alone(column) -> bool:
@@ -185,12 +177,10 @@ def _legend(scale, outlined: bool, clipped: bool) -> str:
     for end in (-1.0, -0.5, 0.0) if value == "logp" else (-1.0, -0.5, 0.0, 0.5, 1.0):
         sign = {-1.0: "≤ ", 1.0: "≥ "}.get(end, "") if clipped else ""
         text = sign + short_number(end * vmax, vmax)
-        keys.append(f'<span class="pet-key" style="{_style(end * vmax, scale)}">{text}</span>')
-    note = " · outlined: not in the other response" if outlined else ""
-    return (
-        f'<div class="pet-words">{html_text(column.label)}{unit_text(vmax)}: '
-        f"{html_text(column.low)} {' '.join(keys)} {html_text(column.high)}{note}</div>"
-    )
+        keys.append(tag("span", text, "pet-key", style=_style(end * vmax, scale)))
+    label, low, high = map(html_text, (column.label, column.low, column.high))
+    words = f"{label}{unit_text(vmax)}: {low} {' '.join(keys)} {high}"
+    return tag("div", words + " · outlined: not in the other response" * outlined, "pet-words")
 
 
 def _style(number: float, scale) -> str:
@@ -222,36 +212,29 @@ def _block(block, sides, scale, number: int, total: int) -> str:
     part = f", part {number + 1} of {total}" if total > 1 else ""
     rows = []
     for k, side in enumerate(sides):
-        boxes = "".join(_box(column[k], column, side, scale) for column in block)
-        rows.append(
-            f'<tr role="list" aria-label="{side} tokens{part}">'
-            f'<th role="presentation">{side}</th>{boxes}</tr>'
-        )
-    return f'<table role="presentation"><tbody>{"".join(rows)}</tbody></table>'
+        boxes = "".join(_box(column[k], _alone(column), side, scale) for column in block)
+        cells = tag("th", side, role="presentation") + boxes
+        rows.append(tag("tr", cells, role="list", aria_label=f"{side} tokens{part}"))
+    return tag("table", tag("tbody", "".join(rows)), role="presentation")
 
 
-def _box(cell: Cell | None, column, side: str, scale) -> str:
+def _box(cell: Cell | None, alone: bool, side: str, scale) -> str:
     if cell is None:
-        return '<td class="pet-gap" role="presentation" aria-hidden="true"></td>'
+        return tag("td", "", "pet-gap", role="presentation", aria_hidden="true")
     texts = [_piece_title(piece, side, scale) for piece in cell.pieces]
-    outline = ";border:2px solid #000;box-shadow:0 0 0 1px #fff" if _alone(column) else ""
     first, *others = cell.pieces
-    if not others:
-        return (
-            f'<td role="listitem" tabindex="0" dir="auto" title="{html_text(texts[0])}" '
-            f'style="{_style(first.value, scale)}{outline}">{_inside(first, scale)}</td>'
-        )
     texts[1:] = [f"{text} (a piece of {first.shown})" for text in texts[1:]]
-    spans = "".join(
-        f'<span dir="auto" class="pet-piece" title="{html_text(text)}" '
-        f'style="display:inline-block;padding:2px 5px;{_style(piece.value, scale)}">'
-        f"{_inside(piece, scale)}</span>"
-        for piece, text in zip(cell.pieces, texts, strict=True)
-    )
-    return (
-        f'<td role="listitem" tabindex="0" dir="ltr" title="{html_text("; ".join(texts))}" '
-        f'style="padding:0{outline}">{spans}</td>'
-    )
+    if others:
+        style, inside = "padding:0", "".join(
+            tag("span", _inside(piece, scale), "pet-piece", dir="auto", title=text,
+                style=f"display:inline-block;padding:2px 5px;{_style(piece.value, scale)}")
+            for piece, text in zip(cell.pieces, texts, strict=True)
+        )  # fmt: skip
+    else:
+        style, inside = _style(first.value, scale), _inside(first, scale)
+    style += ";border:2px solid #000;box-shadow:0 0 0 1px #fff" * alone
+    return tag("td", inside, role="listitem", tabindex="0", dir="ltr" if others else "auto",
+               title="; ".join(texts), style=style)  # fmt: skip
 
 
 def _piece_title(piece: Piece, side: str, scale) -> str:
@@ -261,5 +244,5 @@ def _piece_title(piece: Piece, side: str, scale) -> str:
 
 def _inside(piece: Piece, scale) -> str:
     # The line break is for notebooks that are not trusted: JupyterLab drops the style there.
-    number = short_number(piece.value, scale[1])
-    return f'{html_text(piece.shown)}<br><small dir="ltr">{number}</small>'
+    number = tag("small", short_number(piece.value, scale[1]), dir="ltr")
+    return f"{html_text(piece.shown)}<br>{number}"

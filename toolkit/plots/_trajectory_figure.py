@@ -3,8 +3,16 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from toolkit.plots._figure import axes_of, finish, plain_legend, short
-from toolkit.plots._frames import require
+from toolkit.plots._figure import (
+    axes_of,
+    finish,
+    limits_of,
+    mark_step,
+    plain_legend,
+    short,
+    zero_lines,
+)
+from toolkit.plots._frames import probes, require
 from toolkit.plots._numbers import number
 from toolkit.plots._palette import OKABE_ITO, SIDE_COLORS
 
@@ -49,8 +57,10 @@ def trajectory(frame, *, value="logps", picked=None, step=None, steps=None, ax=N
     """
     if value not in VALUES:
         raise ValueError(f"value={value!r} is unknown; allowed: {', '.join(VALUES)}")
-    require(frame, "step", "pair_id", "side", value, *_also(value))
-    rows, who = _rows_of(frame, picked)
+    require(frame, "step", "pair_id", "side", value,
+            *["predicted_logps"] * (value == "logps"))  # fmt: skip
+    rows, who = probes(frame, picked)
+    who = short(who)
     ax = axes_of(ax, (6.4, 4.2))
     if value == "logps":
         _sides(ax, rows, who)
@@ -61,28 +71,14 @@ def trajectory(frame, *, value="logps", picked=None, step=None, steps=None, ax=N
             style = {"color": OKABE_ITO["purple"], "lw": 1.6, "ls": (0, (4, 1)), "zorder": 4}
         ax.plot(mean.index, mean, marker="o", ms=2.5, label=who, **style)
         if len(ax.get_legend_handles_labels()[0]) > 1:
-            _plain_legend(ax)
+            plain_legend(ax.legend(fontsize=8, framealpha=0.85))
     last = int(frame["step"].max()) if steps is None else steps
     ax.set_xlim(-0.03 * max(last, 1), 1.03 * max(last, 1))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="step", ylabel=VALUES[value])
     if step is not None:
         mark_step(ax, step)
-    fresh = not any(text.get_gid() == "caption" for text in ax.texts)
-    return finish(ax, frame) if fresh else ax
-
-
-def _also(value: str) -> tuple[str, ...]:
-    return ("predicted_logps",) if value == "logps" else ()
-
-
-def _rows_of(frame, picked):
-    ids = list(dict.fromkeys(frame["pair_id"]))
-    if picked is None:
-        return frame, f"mean of {len(ids)} probes" if len(ids) > 1 else short(ids[0])
-    if picked not in ids:
-        raise ValueError(f"picked={picked!r} is not in the frame; its pairs are {ids[:10]}")
-    return frame[frame["pair_id"] == picked], short(picked)
+    return finish(ax, frame)
 
 
 def _sides(ax, rows, who: str) -> None:
@@ -96,39 +92,11 @@ def _sides(ax, rows, who: str) -> None:
         ax.plot(since.index, since["logps"], color=color, lw=2.6, marker=SIDE_MARKS[side], ms=4,
                 mec=DARK_SIDES[side], mew=0.7, zorder=3, label=side)  # fmt: skip
         starts.append(number(part["logps"].iloc[0]))
-    ax.axhline(0, color="#666666", lw=0.8, zorder=1)
+    zero_lines(ax, "y")
     ax.set_title(f"{who}   (start: {' and '.join(starts)} nats)", loc="left", fontsize=9.5,
                  parse_math=False)  # fmt: skip
-    _plain_legend(ax, order=(1, 3, 0, 2), ncols=2)
-
-
-def _plain_legend(ax, order=None, **options) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    order = range(len(handles)) if order is None else order
-    legend = ax.legend([handles[k] for k in order], [labels[k] for k in order], fontsize=8,
-                       loc="best", framealpha=0.85, **options)  # fmt: skip
-    plain_legend(legend)
-
-
-def mark_step(ax, step) -> None:
-    """Move the upright line that marks a step, drawing it first if there is none.
-
-    Args:
-        ax: Axes of `trajectory`.
-        step: the step to mark.
-
-    Example:
-        >>> import matplotlib.figure
-        >>> ax = matplotlib.figure.Figure().subplots()
-        >>> mark_step(ax, 3); mark_step(ax, 4)
-        >>> len(ax.lines)
-        1
-    """
-    lines = [line for line in ax.lines if line.get_gid() == "step"]
-    if lines:
-        lines[0].set_xdata([step, step])
-    else:
-        ax.axvline(step, color="#333333", lw=1.2, ls=":", zorder=5, gid="step")
+    handles = sorted(ax.get_legend_handles_labels()[0], key=lambda line: -line.get_zorder())
+    ax.legend(handles=handles, fontsize=8, framealpha=0.85, ncols=2)
 
 
 def predicted_vs_actual(frame, *, ax=None):
@@ -162,9 +130,7 @@ def predicted_vs_actual(frame, *, ax=None):
         raise ValueError(f"frame has no row with both changes in {len(frame)} rows")
     ax = axes_of(ax, (5.2, 4.8))
     values = rows[["predicted_delta", "actual_delta"]].to_numpy(float)
-    low, high = values.min(), values.max()
-    pad = 0.06 * (high - low or abs(high) or 1.0)
-    ends = [low - pad, high + pad]
+    ends = limits_of(values)
     ax.plot(ends, ends, color="#444444", lw=1, ls="--", zorder=2, label="predicted = actual")
     for side, color in SIDE_COLORS.items():
         part = rows[rows["side"] == side]

@@ -33,7 +33,7 @@ def visible_text(text: str) -> str:
     )  # fmt: skip
 
 
-def html_text(text: str) -> str:
+def html_text(text) -> str:
     """``visible_text`` escaped for HTML, attributes included: what every view writes.
 
     Example:
@@ -41,6 +41,15 @@ def html_text(text: str) -> str:
         True
     """
     return escape(visible_text(str(text)))
+
+
+def tag(name: str, html: str, cls: str = "", **attributes: str) -> str:
+    """An element around HTML; attributes are escaped, and left out where they are empty."""
+    known = {"class": cls, **attributes}.items()
+    marks = "".join(
+        f' {key.replace("_", "-")}="{html_text(value)}"' for key, value in known if value
+    )
+    return f"<{name}{marks}>{html}</{name}>"
 
 
 def visible_token(text: str) -> str:

@@ -116,38 +116,33 @@ def _row(index: int, pair: PreferencePair, format: str) -> dict[str, Any]:
         try:
             if not isinstance(name, str):
                 raise ValueError(f"a key must be text, got {name!r}")
-            row[name] = _in_json(value) if format == "jsonl" else _in_python(value)
+            row[name] = _plain(value, json=format == "jsonl")
         except (ValueError, TypeError, RecursionError) as error:
             where = f"pairs[{index}] (id {pair.id!r}), column {name!r}"
             raise ValueError(f"{where}: {error}; change or drop it in the pair's meta") from None
     return row
 
 
-def _in_python(value: Any) -> Any:
-    """Turn numpy's and pandas' values into Python's, at any depth."""
+def _plain(value: Any, json: bool) -> Any:
+    """Turn numpy's and pandas' values into Python's, at any depth, or all into JSON's."""
     if isinstance(value, np.ndarray):
-        return _in_python(value.tolist() if value.dtype.kind not in "mM" else list(value))
+        value = value.tolist() if value.dtype.kind not in "mM" else list(value)
+    elif isinstance(value, np.generic):
+        value = pd.Timestamp(value) if isinstance(value, np.datetime64) else value.item()
     if value is pd.NA or value is pd.NaT:
         return None
-    if isinstance(value, np.datetime64):
-        return _in_python(pd.Timestamp(value))
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, Mapping):
-        return {key: _in_python(item) for key, item in value.items()}
-    return [_in_python(item) for item in value] if isinstance(value, list | tuple) else value
+        odd = [key for key in value if json and not isinstance(key, str)]
+        if odd:
+            raise ValueError(f"a key must be text, got {odd[0]!r}")
+        return {key: _plain(item, json) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, json) for item in value]
+    return _in_json(value) if json else value
 
 
 def _in_json(value: Any) -> Any:
-    """Turn a value into what standard JSON holds."""
-    value = _in_python(value)
-    if isinstance(value, Mapping):
-        odd = [key for key in value if not isinstance(key, str)]
-        if odd:
-            raise ValueError(f"a key must be text, got {odd[0]!r}")
-        return {key: _in_json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_in_json(item) for item in value]
+    """Turn a single value into what standard JSON holds."""
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, decimal.Decimal):

@@ -14,11 +14,14 @@ LABEL = b"toolkit.scores"
 OPTIONS = {"compression": "zstd", "write_page_checksum": True}
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table | None:
-    """Return a Parquet file's content, ``None`` where it is damaged or gone."""
+def read_table(
+    path: Path, columns: list[str] | None = None, group: int | None = None
+) -> pa.Table | None:
+    """Return a Parquet file's content or one row group; ``None`` where it is damaged or gone."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(columns=columns)
+            groups = range(file.num_row_groups) if group is None else [group]
+            return file.read_row_groups(groups, columns=columns)
     except (pa.ArrowException, OSError):
         return None
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from toolkit.checks import file_path
@@ -79,7 +78,7 @@ class Store:
             for path in (self.out, *self._own()):
                 path.unlink(missing_ok=True)
         for path in (self.out, *self.parts().values()):
-            self._check(path, label_of(path))
+            self._check(path)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.begun = True
         self.finished = (label_of(self.out) or {}).get("parts", [])
@@ -116,14 +115,12 @@ class Store:
         """Whether this part is there, whole, and holds the scores of these very rows."""
         self.input.note(index, digest)
         path = self._path(index)
-        if path.exists():
-            label = label_of(path)
-            self._check(path, label)
-            if label and label["part"] == digest and read_table(path) is not None:
-                return True
+        self._check(path)
+        whole = self._table(index, digest) is not None
+        if not whole and path.exists():
             log.warning("part %d is damaged or holds other rows: it is computed again", index)
             path.unlink()
-        return self.finished[index : index + 1] == [digest] and self._group(index) is not None
+        return whole
 
     def put(self, index: int, digest: str, table: pa.Table) -> None:
         """Write one part, whole or not at all."""
@@ -138,7 +135,7 @@ class Store:
         self.input.end(len(digests))
         if self.finished != digests or self.parts():
             label = {"key": self.key, "parts": digests, "attrs": self.labels}
-            tables = (self._stored(index) for index in range(len(digests)))
+            tables = (self._stored(index, digest) for index, digest in enumerate(digests))
             write_whole(self.out, self.folder / "merged.tmp", schema, label, tables)
         self._clear()
 
@@ -159,44 +156,39 @@ class Store:
         raise ValueError(f"out: {str(self.out)!r} keeps changing while it is read; try again")
 
     def _read(self, columns: list[str] | None) -> tuple[list[pa.Table], dict[str, object], bool]:
-        parts, known, whole = self.parts(), self.input.read(), label_of(self.out) or {}
-        self.finished, attrs, tables = whole.get("parts", []), whole.get("attrs"), []
+        known = self.input.read()
+        labels = [label_of(path) or {} for path in (self.out, *self.parts().values())]
+        self.finished = labels[0].get("parts", [])
         current = self.finished if known is None else known
-        for index, digest in enumerate(current):
-            label, table = label_of(parts[index]) if index in parts else None, None
-            if label and label["part"] == digest:
-                attrs, table = attrs or label["attrs"], read_table(parts[index], columns)
-            if table is None and self.finished[index : index + 1] == [digest]:
-                table = self._group(index, columns)
-            tables += [] if table is None else [table]
-        return tables, attrs or {}, self.finished == current and len(tables) == len(current)
+        found = (self._table(index, digest, columns) for index, digest in enumerate(current))
+        tables = [table for table in found if table is not None]
+        attrs = next((label["attrs"] for label in labels if label), {})
+        return tables, attrs, self.finished == current and len(tables) == len(current)
 
     def _state(self) -> tuple[tuple | None, set[tuple]]:
         """What shows whether files were replaced or removed while others were read."""
         return identity(self.out), {(i, identity(path)) for i, path in self.parts().items()}
 
-    def _stored(self, index: int) -> pa.Table:
-        path = self._path(index)
-        table = read_table(path) if path.exists() else self._group(index)
+    def _stored(self, index: int, digest: str) -> pa.Table:
+        table = self._table(index, digest)
         if table is None:
             raise ValueError(f"out: part {index} was damaged during the run; run it again")
         return table
 
-    def _group(self, index: int, columns: list[str] | None = None) -> pa.Table | None:
-        """One part of the finished file: it is that file's row group of the same number."""
-        if index >= len(self.finished):
-            return None
-        try:
-            with pq.ParquetFile(self.out, page_checksum_verification=True) as file:
-                return file.read_row_group(index, columns=columns)
-        except (pa.ArrowException, OSError):
-            return None
+    def _table(self, index: int, digest: str, columns: list[str] | None = None) -> pa.Table | None:
+        """The scores of these rows: a part, or the finished file's row group of that number."""
+        path, table = self._path(index), None
+        if (label_of(path) or {}).get("part") == digest:
+            table = read_table(path, columns)
+        if table is None and self.finished[index : index + 1] == [digest]:
+            table = read_table(self.out, columns, index)
+        return table
 
     def _path(self, index: int) -> Path:
         return self.folder / f"part-{index:08d}.parquet"
 
-    def _check(self, path: Path, label: dict | None) -> None:
-        if label is not None:
+    def _check(self, path: Path) -> None:
+        if label := label_of(path):
             self._compare(path, label["key"], self.key)
 
     def _compare(self, path: Path, made: dict[str, object], key: dict[str, object]) -> None:
