@@ -122,8 +122,10 @@ def test_strips_beyond_first_order_keep_their_scale(explorer):
     shown = plots.token_strip_html(tokens)
     assert ">−1.00<" in shown  # the token that falls most
     assert ">−0.50<" in plots.token_strip_html(tokens, vmax=2 * largest)
+    bare = pd.DataFrame(tokens.to_dict("list"))  # a concat of frames may lose their attrs
+    assert ">−1.00<" in plots.token_strip_html(bare)
     assert "first_order" not in tk.token_contributions(explorer.results.policy, explorer.pair
-                                                       ).to_frame().attrs  # fmt: skip
+                                                       ).to_frame()  # fmt: skip
 
 
 def test_the_start_can_be_chosen(policy, pairs, measured, monkeypatch):

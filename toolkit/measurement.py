@@ -295,8 +295,7 @@ class PairResult:
         """Return one row per token, at the β and learning rate of the results."""
         weights = {name: float(self.row[name]) for name in ("d_chosen", "d_rejected")}
         frame = self.contributions().to_frame(**weights, lr=self.results.lr)
-        frame.attrs["first_order"] = bool(self.row["first_order"])
-        return frame
+        return frame.assign(first_order=bool(self.row["first_order"]))
 
     def contributions(self) -> TokenContributions:
         """Return the token contributions."""

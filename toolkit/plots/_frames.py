@@ -70,15 +70,13 @@ def caption(frame: pd.DataFrame) -> str:
 def holds(frame: pd.DataFrame) -> np.ndarray:
     """Whether each row's predicted changes are small enough for first order, as far as known.
 
-    A tidy frame of one pair says it of all rows in ``attrs["first_order"]``.
-
     Example:
         >>> holds(pd.DataFrame({"first_order": [True, False]})).tolist()
         [True, False]
     """
     if "first_order" in frame:
         return frame["first_order"].to_numpy(bool)
-    return np.full(len(frame), bool(frame.attrs.get("first_order", True)))
+    return np.ones(len(frame), bool)
 
 
 def _beyond(frame: pd.DataFrame) -> str:
