@@ -96,7 +96,7 @@ class TrainingRun:
         in_place: Train the policy's own model (and live optimiser) instead of a deep copy.
         predict: Predict each step by a forward-mode pass; without it the predictions are NaN.
         forces: Split each response's first-order change by what caused it; see
-            ``Trajectory.forces``. Takes a backward per minibatch and one per watched response, and
+            ``Trajectory.forces``. Takes a backward per watched response, and
             memory for three more copies of the momentum; the training stays the same bit for bit.
             ``"by_pair"``: also by training pair, see ``Trajectory.pulls``; one more backward per
             pair of the minibatch, and a copy of the trained parameters per training pair.
@@ -262,7 +262,6 @@ class TrainingRun:
             want.loss,
             want.hparams,
             want.max_grad_norm,
-            bool(want.forces),
             self._rule,
         )
         before = {name: p.detach().clone() for name, p in self._selected.items()}

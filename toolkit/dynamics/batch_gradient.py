@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,14 +33,14 @@ class Minibatch:
         grads: ∇ℓ by parameter name; ``None`` where a parameter is not used.
         norm: ‖∇ℓ‖ before clipping.
         clip_factor: What clipping multiplies ∇ℓ by, 1 without.
-        from_chosen: The share of ∇ℓ that comes from the chosen responses, if asked for.
+        from_chosen: The share of ∇ℓ that comes from the chosen responses.
     """
 
     weights: LossWeights
     grads: dict[str, Tensor | None]
     norm: float
     clip_factor: float
-    from_chosen: dict[str, Tensor | None] | None = None
+    from_chosen: dict[str, Tensor | None]
 
     @property
     def clipped(self) -> dict[str, Tensor | None]:
@@ -57,12 +58,12 @@ def minibatch(
     loss,
     hparams,
     clip=None,
-    split: bool = False,
     rule: Bound | None = None,
 ) -> Minibatch:
     """Return the gradient of the mean loss, ``−1/B·Σ (d_chosen·g_chosen − d_rejected·g_rejected)``.
 
-    The loss weights are those of the whole minibatch, however many passes it takes.
+    The loss weights are those of the whole minibatch, however many passes it takes. Chosen and
+    rejected responses have passes of their own, so that their shares of ∇ℓ cost nothing.
 
     Args:
         policy: The model.
@@ -72,12 +73,12 @@ def minibatch(
         loss: Name or function.
         hparams: Its hyper-parameters.
         clip: Largest norm of the gradient, or ``None``.
-        split: Find ``from_chosen`` too, by another backward; all else is the same bit for bit.
         rule: Replaces the loss weights by others.
     """
     model, parts = policy.model, parts_of(policy, batch)
-    places = [[2 * i + side for i in part for side in range(2)] for part in parts]
-    rows = [sequences([batch[i] for i in part]) for part in parts]
+    places = [[2 * i + side for i in part] for side in range(2) for part in parts]
+    every = sequences(batch)
+    rows = [[every[k] for k in at] for at in places]
     sums = torch.zeros(2 * len(batch), dtype=torch.float64)
     with only(model, selected), evaluation(model):
         # The loss weights need all log-probabilities; where the graphs of all passes do not fit
@@ -91,13 +92,15 @@ def minibatch(
         weights = weigh(loss, scores(batch, sums.numpy(), ref), hparams)
         weights = weights if rule is None else rule(weights, batch)
         pulls = np.stack([-weights.d_chosen, weights.d_rejected], 1).ravel() / len(batch)
-        by_chosen = np.where(np.arange(len(pulls)) % 2, 0.0, pulls)
-        sets = np.stack([pulls, by_chosen] if split else [pulls])
         graphs = kept if held else (_sums(model, part) for part in rows)
-        grads, *more = _pulled(selected, graphs, [sets[:, at] for at in places])
+        given = zip(graphs, (pulls[at] for at in places), strict=True)
+        chosen, rejected = (
+            _pulled(selected, itertools.islice(given, len(parts))) for _ in range(2)
+        )
+    grads = {name: _sum(chosen[name], rejected[name]) for name in selected}
     norm = _norm(grads)
     factor = 1.0 if clip is None else min(1.0, float(clip) / (norm + 1e-6))
-    return Minibatch(weights, grads, norm, factor, *more)
+    return Minibatch(weights, grads, norm, factor, chosen)
 
 
 def weigh(loss, found: PairLogSums, hparams: Mapping[str, float]) -> LossWeights:
@@ -124,18 +127,18 @@ def _sums(model: nn.Module, rows: Sequence[Row]) -> Tensor:
     return torch.stack([x.double().sum() for x in scored_logps(model, rows)])
 
 
-def _pulled(selected: Parameters, graphs, pulls) -> list[dict[str, Tensor | None]]:
-    """Return ``Σ pull·∇sum`` by parameter name over all passes, for each set of pulls."""
-    found: list[dict[str, Tensor | None]] = [dict.fromkeys(selected) for _ in pulls[0]]
-    for sums, sets in zip(graphs, pulls, strict=True):
-        for grads, pull in zip(found, sets, strict=True):
-            pull = torch.tensor(pull, dtype=sums.dtype, device=sums.device)
-            more, wanted = grads is not found[-1], list(selected.values())
-            new = torch.autograd.grad(sums, wanted, pull, retain_graph=more, allow_unused=True)
-            for name, g in zip(selected, new, strict=True):
-                if g is not None:
-                    grads[name] = g if grads[name] is None else grads[name].add_(g)
+def _pulled(selected: Parameters, passes) -> dict[str, Tensor | None]:
+    """Return ``Σ pull·∇sum`` by parameter name over passes, each the sums and their pulls."""
+    found: dict[str, Tensor | None] = dict.fromkeys(selected)
+    for sums, pull in passes:
+        pull = torch.tensor(pull, dtype=sums.dtype, device=sums.device)
+        new = torch.autograd.grad(sums, list(selected.values()), pull, allow_unused=True)
+        found = {n: _sum(found[n], g) for n, g in zip(selected, new, strict=True)}
     return found
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
 
 
 def _norm(grads: Values) -> float:

@@ -110,7 +110,7 @@ def predict_step(
     own = responses.token_logps(policy, encoded)
     ref = responses.sums_of(responses.ref_token_logps(policy, encoded, own))
     batch = batch_gradient.minibatch(
-        policy, selected, encoded, ref, loss, hparams, max_grad_norm, True, rule_here
+        policy, selected, encoded, ref, loss, hparams, max_grad_norm, rule_here
     )
     after, step = _taken(clones, live, before, batch)
     forces, _ = forces_on(policy, watched, encoded, batch, step)
