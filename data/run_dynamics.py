@@ -11,18 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from run_on_policy import keep, left, log_probabilities
+from run_on_policy import BETA, changes, keep, left, log_probabilities
 
 import toolkit as tk
 
 HERE = Path(__file__).parent
 FALLING, SINGLE = HERE / "falling_formats.csv", HERE / "single_prompt.csv"
 FORMATS = ("single_token", "short_suffix", "long_suffix")
-RATES = {1e-4: 80, 3e-5: 120, 3e-4: 60}  # learning rate: steps until the loss is flat
+RATES = {1e-4: 60, 3e-4: 40, 3e-5: 100}  # learning rate: steps
 SEEDS, PAIRS, BATCH, EVERY = (0, 1, 2), 16, 4, 5
 KINDS, PROMPTS, SINGLE_RATES = ("No/Never", "Yes/No", "Sure/Yes"), 10, (3e-6,)
 STEPS = (1, 5, 10, 25, 50, 100)
-BETA = 0.1
 
 
 def falling(policy: tk.Policy, pairs: list, lr: float, seed: int, steps: int) -> list[dict]:
@@ -36,75 +35,56 @@ def falling(policy: tk.Policy, pairs: list, lr: float, seed: int, steps: int) ->
         predict=False, beta=BETA,
     )  # fmt: skip
     start = high = log_probabilities(policy, pairs)
-    fallen, rows = 0.0, [measured(0, start, start, 0.0)]
+    fallen, rows = 0 * start, [{"step": 0, **changes(start, start), "drawdown": 0.0}]
     for record in run:
         if record.step % EVERY == 0:
             now = log_probabilities(run.policy, pairs)
             high = np.maximum(high, now)
-            fallen = np.maximum(fallen, (high - now)["chosen"])
-            rows.append(measured(record.step, start, now, fallen))
+            fallen = np.maximum(fallen, high - now)
+            drawdown = fallen["chosen"].mean()
+            rows.append({"step": record.step, **changes(now, start), "drawdown": drawdown})
     return rows
-
-
-def measured(step: int, start: pd.DataFrame, now: pd.DataFrame, fallen) -> dict:
-    """Returns the means of a step."""
-    change = now - start
-    margin = BETA * (change["chosen"] - change["rejected"])
-    return {
-        "step": step,
-        "loss": np.logaddexp(0, -margin).mean(),
-        "chosen_delta": change["chosen"].mean(),
-        "rejected_delta": change["rejected"].mean(),
-        "drawdown": np.mean(fallen),
-    }
 
 
 def single_prompt(policy: tk.Policy, pair: tk.PreferencePair, lr: float) -> list[dict]:
     """Trains on one pair alone and returns what it and the vocabulary did by each of `STEPS`.
 
-    `prob` is π(chosen), `drawdown` its largest fall so far from an earlier high, `loss_rose`
-    whether the loss has risen by then; `chosen_word_delta` the change of the chosen word in all
-    its spellings, `gainers` the three words that gained most since the start, spellings together.
+    `prob` is π(chosen), `high` the highest so far, `drawdown` its largest fall so far from an
+    earlier high, `loss_rose` whether the loss has risen by then; `own_delta` the change of the
+    chosen word in all its spellings; `word_1` to `word_3` those that gained most since the start,
+    spellings counted together, and their gains.
     """
     run = tk.TrainingRun(
         policy, [pair], steps=STEPS[-1], lr=lr, optimizer="rmsprop", predict=False, beta=BETA
     )
-    words = {}
+    gained = {0: {}}
     for record in run:
         if record.step in STEPS:
             flow = tk.mass_flow(policy, run.policy, pair, top_k=None)
-            words[record.step] = tk.mass_by_word(flow)
+            gained[record.step] = gains(tk.mass_by_word(flow))
     frame = run.trajectory.to_frame()
     chosen, rejected = (frame[frame["side"] == side] for side in ("chosen", "rejected"))
     probs, losses = np.exp(chosen["logps"].to_numpy()), chosen["loss"].to_numpy()
-    fallen = np.maximum.accumulate(np.maximum.accumulate(probs) - probs)
-    rose = np.maximum.accumulate(np.diff(losses, prepend=losses[0])) > 0
-    rows = []
-    for step in (0, *STEPS):
-        gained = words.get(step)
-        rows.append({
-            "step": step,
-            "loss": losses[step],
-            "prob": probs[step],
-            "rejected_prob": np.exp(rejected["logps"].iloc[step]),
-            "drawdown": fallen[step],
-            "loss_rose": bool(rose[step]),
-            "chosen_word_delta": 0.0 if gained is None else chosen_word(gained),
-            "gainers": "" if gained is None else listed(gained),
-        })  # fmt: skip
-    return rows
+    high = np.maximum.accumulate(probs)
+    found = pd.DataFrame({
+        "step": chosen["step"].to_numpy(),
+        "loss": losses,
+        "prob": probs,
+        "rejected_prob": np.exp(rejected["logps"].to_numpy()),
+        "high": high,
+        "drawdown": np.maximum.accumulate(high - probs),
+        "loss_rose": np.maximum.accumulate(np.diff(losses, prepend=losses[0])) > 0,
+    })  # fmt: skip
+    return [found.loc[step].to_dict() | more for step, more in gained.items()]
 
 
-def chosen_word(words: pd.DataFrame) -> float:
-    """Returns how much the chosen word gained in all its spellings."""
-    return words.loc[words["role"] == "chosen", "delta"].iloc[0]
-
-
-def listed(words: pd.DataFrame) -> str:
-    """Returns the three words that gained most, each with its gain."""
-    gains = words[words["delta"] > 0].head(3)
-    named = zip(gains["word"], gains["delta"], strict=True)
-    return "; ".join(f"{word} {delta:+.3f}" for word, delta in named)
+def gains(words: pd.DataFrame) -> dict[str, object]:
+    """Returns the gain of the chosen word, and the three words that gained most."""
+    found = {"own_delta": words.loc[words["role"] == "chosen", "delta"].iloc[0]}
+    best = words[words["delta"] > 0].head(3)
+    for k, (word, delta) in enumerate(zip(best["word"], best["delta"], strict=True), start=1):
+        found |= {f"word_{k}": word, f"gain_{k}": delta}
+    return found
 
 
 def run_formats(policy: tk.Policy) -> None:
