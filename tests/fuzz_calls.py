@@ -65,6 +65,14 @@ def calls() -> dict[str, tuple[object, dict[str, object]]]:
             tk.frozen_kernel_dynamics,
             both | loss | {"lr": 1e-4, "steps": 1, "params": "head", "progress": False},
         ),
+        "average": (
+            tk.average,
+            {"before": policy, "after": policy, "weight_on_after": 0.5, "parts": 2},
+        ),
+        "interpolate": (
+            tk.interpolate,
+            {"before": policy, "after": policy, "weights": [1], "pairs": pairs, "progress": False},
+        ),
         "predict_step": (tk.predict_step, both | loss | {"lr": 1e-4}),
         "train": (tk.train, both | loss | {"lr": 1e-4, "steps": 1, "progress": False}),
         "mass_flow": (tk.mass_flow, {"before": policy, "after": policy, "pair": pairs[0]}),

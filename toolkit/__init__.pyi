@@ -5,6 +5,14 @@ from .attribution import (
     PromptAttributions as PromptAttributions,
     prompt_attributions as prompt_attributions,
 )
+from .averaging import (
+    PartSearch as PartSearch,
+    average as average,
+    barriers as barriers,
+    bezier_bend as bezier_bend,
+    interpolate as interpolate,
+    search_parts as search_parts,
+)
 from .displacement import (
     SingleTokenTheory as SingleTokenTheory,
     displacement_verdict as displacement_verdict,
