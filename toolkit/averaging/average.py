@@ -77,7 +77,7 @@ def place(model: nn.Module, before: Policy, after: Policy, weights: Mapping[str,
 
 def mixed(start: Tensor, end: Tensor, weight: float) -> Tensor:
     """Return ``(1 − w)·start + w·end`` in at least float32; exactly the ends at 0 and 1."""
-    if weight in (0, 1) or not start.is_floating_point():
+    if not start.is_floating_point():
         return end if weight > 0.5 else start
     wide = torch.promote_types(start.dtype, torch.float32)
     return torch.lerp(start.to(wide), end.to(wide), weight)
