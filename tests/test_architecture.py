@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "scoring": {"entanglements", "similarities"},
     "measurement": {"entanglements", "similarities", "attribution"},
     "loss_comparison": {"measurement"},
+    "remedy_comparison": {"dynamics", "remedies", "scoring"},
     "dataset": {"scoring", "measurement"},
     "plots": set(),
 }

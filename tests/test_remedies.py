@@ -10,7 +10,7 @@ import toolkit as tk
 from toolkit.dynamics import FORCES
 from toolkit.gradients import Preconditioner
 from toolkit.losses import LossWeights
-from toolkit.remedies import bound, check_rule
+from toolkit.remedies import bound, check_update
 
 RULES = list(tk.UPDATE_RULES)
 IDEAL = ["normalised", "normalised_unweighted", "balanced", "project_both"]
@@ -136,7 +136,8 @@ def test_norms_under_the_optimisers_own_metric(per):
     rule = tk.UpdateRule("normalised", per=per, metric="optimizer")
     one = np.ones(1)
     weights = LossWeights(loss_name="dpo", hparams={}, losses=one, d_chosen=one, d_rejected=one)
-    found = bound(rule, policy, named, optimizer, named)(weights, pairs)
+    at_work = bound(rule, policy, named, optimizer, named, pairs)
+    found, _ = at_work(weights, weights, pairs, {})
     chosen, rejected = vectors(policy, pairs)[0]
     for got, g in ((found.d_chosen, chosen), (found.d_rejected, rejected)):
         np.testing.assert_allclose(got, 1 / float((g * g * diagonal).sum().sqrt()), rtol=1e-8)
@@ -215,4 +216,4 @@ def test_settings_of_a_rule_are_checked(setting):
 def test_the_table_names_every_rule():
     table = tk.rule_table()
     assert list(table["rule"]) == RULES and (table[["formula", "source"]] != "").all(axis=None)
-    assert check_rule(None).name == "plain"
+    assert check_update(None).name == "plain"

@@ -78,8 +78,14 @@ from .pairs import (
 )
 from .remedies import (
     UPDATE_RULES as UPDATE_RULES,
+    Constrained as Constrained,
     UpdateRule as UpdateRule,
+    contrast_only as contrast_only,
     rule_table as rule_table,
+)
+from .remedy_comparison import (
+    compare_remedies as compare_remedies,
+    lowest_ches as lowest_ches,
 )
 from .scoring import (
     FilteredPairs as FilteredPairs,

@@ -6,10 +6,12 @@ from toolkit.dynamics._trajectory import StepRecord, Trajectory
 from toolkit.dynamics.forces import FORCES
 from toolkit.dynamics.loop import train
 from toolkit.dynamics.prediction import predict_step
+from toolkit.dynamics.run_settings import RunSettings
 
 __all__ = [
     "FORCES",
     "OPTIMIZERS",
+    "RunSettings",
     "StepRecord",
     "TrainingRun",
     "Trajectory",

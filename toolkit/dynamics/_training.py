@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from toolkit.dynamics import _optimizers, batch_gradient, given, responses
 from toolkit.dynamics._interrupts import uninterrupted
 from toolkit.dynamics._lora import trained_policy
-from toolkit.dynamics._trajectory import Divergence, StepRecord, Trajectory
+from toolkit.dynamics._trajectory import Divergence, StepRecord, Trajectory, steps_of
 from toolkit.dynamics._watch import Watch
 from toolkit.dynamics.forces import FORCES, SplitMoments, SplitStep, forces_on, pair_terms
 from toolkit.dynamics.pulls import PairMoments, check_bytes
@@ -101,7 +100,7 @@ class TrainingRun:
             ``"by_pair"``: also by training pair, see ``Trajectory.pulls``; one more backward per
             pair of the minibatch, and a copy of the trained parameters per training pair.
         update_rule: How the step weighs the two responses in place of the loss alone: a key of
-            ``UPDATE_RULES``, an ``UpdateRule``, or a function (see there).
+            ``UPDATE_RULES``, an ``UpdateRule``, a function (see there), or ``Constrained``.
         on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
             leaves such pairs out and names
             them in the trajectory's ``skipped``.
@@ -138,7 +137,8 @@ class TrainingRun:
         if want.forces == "by_pair":
             entries = want.steps * 2 * len(self._probes) * len(self._used)
             check_bytes(len(self._used), self._selected, entries)
-        self._rule = bound(want.rule, self.policy, self._selected, self._optimizer, self._selected)
+        params_here = self._selected, self._optimizer, self._selected
+        self._rule = bound(want.rule, self.policy, *params_here, self._pairs)
         # All arguments are checked: from here on the model runs.
         self._watch = Watch(policy, self._probes)
         self._ref = self._references(policy)
@@ -193,9 +193,7 @@ class TrainingRun:
             losses=np.stack([m.losses for m in self._done]),
             kl=np.stack([m.kl for m in self._done]),
             in_batch=stacked("in_batch", probes, dtype=bool),
-            steps=pd.DataFrame(
-                [vars(m.record) for m in steps], columns=list(StepRecord.__dataclass_fields__)
-            ),
+            steps=steps_of([m.record for m in steps]),
             settings=self.settings,
             checkpoints={step: kept[step] for step in sorted(kept) if step <= done},
             stopped=self.stopped,
@@ -263,11 +261,12 @@ class TrainingRun:
             want.hparams,
             want.max_grad_norm,
             self._rule,
+            self._done[-1].record.notes if self._taken else None,
         )
         before = {name: p.detach().clone() for name, p in self._selected.items()}
         grads = {self._selected[name]: g for name, g in found.clipped.items()}
         loss, ids = float(found.weights.losses.mean()), [e.id for e in batch]
-        record = StepRecord(self._taken + 1, loss, found.norm, found.clip_factor, ids)
+        record = StepRecord(self._taken + 1, loss, found.norm, found.clip_factor, ids, found.notes)
         with uninterrupted():
             _optimizers.apply(self._optimizer, grads)
             split = None

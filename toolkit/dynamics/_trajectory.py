@@ -34,6 +34,7 @@ class StepRecord:
         grad_norm: ‖∇ℓ‖ before clipping.
         clip_factor: What clipping multiplied the gradient by.
         batch_ids: Ids of the pairs of the minibatch.
+        notes: What the update rule noted: multipliers and gaps of a constraint.
     """
 
     step: int
@@ -41,6 +42,14 @@ class StepRecord:
     grad_norm: float
     clip_factor: float
     batch_ids: list[str]
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+def steps_of(records: Sequence[StepRecord]) -> pd.DataFrame:
+    """Return one row per step: its fields, and what was noted of it in columns of their own."""
+    known = [name for name in StepRecord.__dataclass_fields__ if name != "notes"]
+    columns = list(dict.fromkeys([*known, *(name for r in records for name in r.notes)]))
+    return pd.DataFrame([{**vars(r), **r.notes} for r in records], columns=columns)
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ class Trajectory:
         kl: KL(π‖π_ref) over the whole vocabulary, mean over the scored positions of both
             responses, nats, ``[T + 1, P]``.
         in_batch: Whether each probe was in the minibatch of each step, ``[T, P]``.
-        steps: One row per step: ``step, loss, grad_norm, clip_factor, batch_ids``.
+        steps: One row per step: ``step, loss, grad_norm, clip_factor, batch_ids``, and what the
+            update rule noted.
         settings: Labels and settings, as in the frames' ``attrs``.
         checkpoints: Kept weights by step: the parameters that are trained, on the CPU.
         stopped: Whether the run was stopped before its last step.

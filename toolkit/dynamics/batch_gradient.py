@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ class Minibatch:
         norm: ‖∇ℓ‖ before clipping.
         clip_factor: What clipping multiplies ∇ℓ by, 1 without.
         from_chosen: The share of ∇ℓ that comes from the chosen responses.
+        notes: What an update rule noted, such as multipliers.
     """
 
     weights: LossWeights
@@ -41,6 +42,7 @@ class Minibatch:
     norm: float
     clip_factor: float
     from_chosen: dict[str, Tensor | None]
+    notes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def clipped(self) -> dict[str, Tensor | None]:
@@ -59,6 +61,7 @@ def minibatch(
     hparams,
     clip=None,
     rule: Bound | None = None,
+    notes: Mapping[str, float] | None = None,
 ) -> Minibatch:
     """Return the gradient of the mean loss, ``−1/B·Σ (d_chosen·g_chosen − d_rejected·g_rejected)``.
 
@@ -74,6 +77,7 @@ def minibatch(
         hparams: Its hyper-parameters.
         clip: Largest norm of the gradient, or ``None``.
         rule: Replaces the loss weights by others.
+        notes: What the rule noted of the step before.
     """
     model, parts = policy.model, parts_of(policy, batch)
     places = [[2 * i + side for i in part] for side in range(2) for part in parts]
@@ -89,8 +93,10 @@ def minibatch(
             for at, part in zip(places, rows, strict=True):
                 kept.append(_sums(model, part))
                 sums[at] = kept[-1].detach().cpu()
-        weights = weigh(loss, scores(batch, sums.numpy(), ref), hparams)
-        weights = weights if rule is None else rule(weights, batch)
+        found = scores(batch, sums.numpy(), ref)
+        weights, noted = weigh(loss, found, hparams), {}
+        if rule is not None:
+            weights, noted = rule(weights, found, batch, notes or {})
         pulls = np.stack([-weights.d_chosen, weights.d_rejected], 1).ravel() / len(batch)
         graphs = kept if held else (_sums(model, part) for part in rows)
         given = zip(graphs, (pulls[at] for at in places), strict=True)
@@ -100,7 +106,7 @@ def minibatch(
     grads = {name: _sum(chosen[name], rejected[name]) for name in selected}
     norm = _norm(grads)
     factor = 1.0 if clip is None else min(1.0, float(clip) / (norm + 1e-6))
-    return Minibatch(weights, grads, norm, factor, chosen)
+    return Minibatch(weights, grads, norm, factor, chosen, noted)
 
 
 def weigh(loss, found: PairLogSums, hparams: Mapping[str, float]) -> LossWeights:

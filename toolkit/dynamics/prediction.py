@@ -17,7 +17,7 @@ from toolkit.model import Params, Policy
 from toolkit.model.inputs import Pairs
 from toolkit.model.scores import SIDES
 from toolkit.model.turns import alone
-from toolkit.remedies import UpdateRule, bound, check_rule
+from toolkit.remedies import Constrained, UpdateRule, bound, check_update
 
 
 @alone
@@ -34,7 +34,7 @@ def predict_step(
     max_grad_norm: float | None = None,
     optimizer_options: Mapping[str, object] | None = None,
     state: Mapping | None = None,
-    update_rule: str | Callable | UpdateRule | None = None,
+    update_rule: str | Callable | UpdateRule | Constrained | None = None,
     on_error: str = "raise",
     **hparams: float,
 ) -> pd.DataFrame:
@@ -69,7 +69,7 @@ def predict_step(
         optimizer_options: Further options of the named optimiser, such as ``{"betas": …}``.
         state: A ``state_dict`` of that optimiser: its moments are used, its settings are not.
         update_rule: How the step weighs the two responses in place of the loss alone: a key of
-            ``UPDATE_RULES``, an ``UpdateRule``, or a function (see there).
+            ``UPDATE_RULES``, an ``UpdateRule``, a function (see there), or ``Constrained``.
         on_error: "raise" stops at the first pair that cannot be scored, before any work; "skip"
             leaves such pairs out, and
             ``attrs["skipped"]`` names them (row, pair_id, reason).
@@ -98,7 +98,7 @@ def predict_step(
     """
     positive("max_grad_norm", max_grad_norm, optional=True)
     check_loss(loss, hparams)
-    rule = check_rule(update_rule)
+    rule = check_update(update_rule)
     encoded, watched, known = given.trained_and_watched(policy, pairs, probes, on_error)
     watched = watched or encoded
     recipe = _optimizers.Recipe(optimizer, lr, weight_decay, optimizer_options, state)
@@ -106,7 +106,7 @@ def predict_step(
     before = {name: p.detach() for name, p in selected.items()}
     clones = {name: nn.Parameter(p.clone()) for name, p in before.items()}
     live = recipe.over(selected, clones)
-    rule_here = bound(rule, policy, selected, live, clones)
+    rule_here = bound(rule, policy, selected, live, clones, encoded)
     own = responses.token_logps(policy, encoded)
     ref = responses.sums_of(responses.ref_token_logps(policy, encoded, own))
     batch = batch_gradient.minibatch(

@@ -13,7 +13,7 @@ from toolkit.checks import check_seed, choice, flag, positive, shown, whole
 from toolkit.dynamics._optimizers import Recipe
 from toolkit.losses import check_loss
 from toolkit.model import Params, batches
-from toolkit.remedies import UpdateRule, check_rule
+from toolkit.remedies import Constrained, UpdateRule, check_update
 
 MOST_STEPS = 10_000_000  # their minibatches are drawn before the first one
 
@@ -42,7 +42,7 @@ class RunSettings:
     in_place: bool = False
     predict: bool = True
     forces: bool | str = False
-    update_rule: str | Callable | UpdateRule | None = None
+    update_rule: str | Callable | UpdateRule | Constrained | None = None
     on_error: str = "raise"
     hparams: Mapping[str, float] = field(default_factory=dict)
 
@@ -57,7 +57,7 @@ class RunSettings:
         flag("predict", self.predict)
         choice("forces", self.forces, [False, True, "by_pair"])
         check_loss(self.loss, self.hparams)
-        check_rule(self.update_rule)
+        check_update(self.update_rule)
         if self.recipe.live and self.lora is not None:
             raise ValueError("lora adds parameters that your optimizer does not hold: name one")
 
@@ -74,9 +74,9 @@ class RunSettings:
         return Recipe(self.optimizer, self.lr, self.weight_decay, self.optimizer_options)
 
     @property
-    def rule(self) -> UpdateRule:
+    def rule(self) -> UpdateRule | Constrained:
         """The update rule that is asked for."""
-        return check_rule(self.update_rule)
+        return check_update(self.update_rule)
 
     def schedule(self, count: int) -> list[list[int]]:
         """Return which of ``count`` pairs are in each minibatch, by a generator of their own."""

@@ -14,6 +14,7 @@ from toolkit.plots._frames import caption
 from toolkit.plots._loss_map import loss_map
 from toolkit.plots._mass_figure import mass_flow
 from toolkit.plots._numbers import number, rounded_down
+from toolkit.plots._remedy_figure import remedies
 from toolkit.plots._score_figures import length_confound, score_histogram, score_scatter
 from toolkit.plots._tables import loss_table_html, numbers_table
 from toolkit.plots._token_heatmap import token_heatmap
@@ -47,6 +48,7 @@ __all__ = [
     "predicted_vs_actual",
     "prompt_strip_html",
     "regime_of",
+    "remedies",
     "rounded_down",
     "score_histogram",
     "score_scatter",

@@ -1,7 +1,18 @@
 """What could stop the fall: rules that change how hard a step pulls on each response."""
 
 from toolkit.remedies.bound import Bound, bound
+from toolkit.remedies.constraints import Constrained, check_update
+from toolkit.remedies.masks import contrast_only
 from toolkit.remedies.rule_formulas import UPDATE_RULES, rule_table
-from toolkit.remedies.update_rules import UpdateRule, check_rule
+from toolkit.remedies.update_rules import UpdateRule
 
-__all__ = ["UPDATE_RULES", "Bound", "UpdateRule", "bound", "check_rule", "rule_table"]
+__all__ = [
+    "UPDATE_RULES",
+    "Bound",
+    "Constrained",
+    "UpdateRule",
+    "bound",
+    "check_update",
+    "contrast_only",
+    "rule_table",
+]

@@ -1,4 +1,4 @@
-"""An update rule at work on a model: it measures what it reads, and gives the step its weights."""
+"""A rule or a constraint at work on a model: it measures what it reads, and weighs the step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.gradients import Preconditioner, concat_stats, iter_pair_stats
-from toolkit.losses import LossWeights
+from toolkit.losses import LossWeights, PairLogSums
 from toolkit.model import Policy
 from toolkit.model.batching import by_length, longest
 from toolkit.model.forward import evaluation, scored_logps, sequences
 from toolkit.model.parameters import Parameters, only
 from toolkit.pairs import EncodedPair
-from toolkit.remedies.update_rules import UpdateRule
+from toolkit.remedies.constraints import Constrained, check_start
+from toolkit.remedies.update_rules import UpdateRule, check_rule
 
 POSITIONS = 4096  # most tokens of one pass over a minibatch
 METRICS = (torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adam, torch.optim.AdamW)
@@ -30,6 +31,7 @@ class Bound:
 
     Attributes:
         rule: The rule.
+        constraint: The bounds on top of it, or ``None``.
         policy: The model that is trained.
         selected: Its parameters that are trained.
         optimizer: The optimiser.
@@ -37,17 +39,37 @@ class Bound:
     """
 
     rule: UpdateRule
+    constraint: Constrained | None
     policy: Policy
     selected: Parameters
     optimizer: torch.optim.Optimizer
     held: Mapping[str, nn.Parameter]
 
-    def __call__(self, weights: LossWeights, batch: Sequence[EncodedPair]) -> LossWeights:
-        """Return the loss with the weights that the rule gives this minibatch.
+    def __call__(
+        self,
+        weights: LossWeights,
+        found: PairLogSums,
+        batch: Sequence[EncodedPair],
+        notes: Mapping[str, float],
+    ) -> tuple[LossWeights, dict[str, float]]:
+        """Return the loss with the weights that this minibatch gets, and the notes of this step.
+
+        Args:
+            weights: Those of the loss.
+            found: The minibatch's log-probabilities.
+            batch: Its pairs.
+            notes: Those of the step before, nothing before the first one.
 
         Raises:
             ValueError: If a function of the user's returns no weights.
         """
+        weights, now = self._by_rule(weights, batch), {}
+        if self.constraint is not None:
+            chosen, rejected, now = self.constraint.pulls(weights, found, notes)
+            weights = replace(weights, d_chosen=chosen, d_rejected=rejected)
+        return weights, now
+
+    def _by_rule(self, weights: LossWeights, batch: Sequence[EncodedPair]) -> LossWeights:
         d_chosen, d_rejected = weights.d_chosen, weights.d_rejected
         if not self.rule.reads_gradients:
             nothing = np.zeros(len(batch))
@@ -116,21 +138,37 @@ class Bound:
 
 
 def bound(
-    rule: UpdateRule,
+    rule: UpdateRule | Constrained,
     policy: Policy,
     selected: Parameters,
     optimizer: torch.optim.Optimizer,
     held: Mapping[str, nn.Parameter],
+    pairs: Sequence[EncodedPair],
 ) -> Bound | None:
     """Return a rule at work, ``None`` for the plain one.
 
+    Args:
+        rule: What was asked for, checked.
+        policy: The model that is trained.
+        selected: Its parameters that are trained.
+        optimizer: The optimiser.
+        held: The same parameters as the optimiser holds them.
+        pairs: All pairs that will be trained on.
+
     Raises:
-        ValueError: If it is to use the metric of an optimiser that has none.
+        ValueError: If it is to use the metric of an optimiser that has none, or a bound does not
+            hold at the start.
     """
+    constraint = rule if isinstance(rule, Constrained) else None
+    rule = check_rule(constraint.rule) if constraint else rule
     if rule.metric == "optimizer" and type(optimizer) not in METRICS:
         allowed = ", ".join(kind.__name__ for kind in METRICS)
         raise ValueError(
             f'metric="optimizer" of the update_rule needs an optimizer with a diagonal P of its '
             f'own ({allowed}), received {type(optimizer).__name__}: take metric="plain"'
         )
-    return None if rule.rule == "plain" else Bound(rule, policy, selected, optimizer, held)
+    if constraint is not None:
+        check_start(constraint, policy, pairs)
+    elif rule.rule == "plain":
+        return None
+    return Bound(rule, constraint, policy, selected, optimizer, held)

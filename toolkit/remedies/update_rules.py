@@ -100,5 +100,5 @@ def check_rule(rule: str | Formula | UpdateRule | None) -> UpdateRule:
         return UpdateRule("plain" if rule is None else rule)
     raise ValueError(
         f"update_rule={shown(rule)} is unknown; allowed: {', '.join(UPDATE_RULES)}, a function, "
-        "or tk.UpdateRule(…)"
+        "tk.UpdateRule(…) or tk.Constrained(…)"
     )
