@@ -75,6 +75,12 @@ def calls() -> dict[str, tuple[object, dict[str, object]]]:
         ),
         "predict_step": (tk.predict_step, both | loss | {"lr": 1e-4}),
         "train": (tk.train, both | loss | {"lr": 1e-4, "steps": 1, "progress": False}),
+        "compare_remedies": (
+            tk.compare_remedies,
+            both | {"lr": 1e-4, "steps": 1, "seeds": 1, "remedies": ["plain"], "progress": False},
+        ),
+        "lowest_ches": (tk.lowest_ches, both),
+        "contrast_only": (tk.contrast_only, both),
         "mass_flow": (tk.mass_flow, {"before": policy, "after": policy, "pair": pairs[0]}),
         "mass_by_word": (tk.mass_by_word, {"flow": tk.mass_flow(policy, policy, pairs[0])}),
         "single_token_theory": (tk.single_token_theory, one | loss),

@@ -1,7 +1,7 @@
 """What could stop the fall: rules that change how hard a step pulls on each response."""
 
 from toolkit.remedies.bound import Bound, bound
-from toolkit.remedies.constraints import Constrained, check_update
+from toolkit.remedies.constraints import Constrained, check_start, check_update
 from toolkit.remedies.masks import contrast_only
 from toolkit.remedies.rule_formulas import UPDATE_RULES, rule_table
 from toolkit.remedies.update_rules import UpdateRule
@@ -12,6 +12,7 @@ __all__ = [
     "Constrained",
     "UpdateRule",
     "bound",
+    "check_start",
     "check_update",
     "contrast_only",
     "rule_table",

@@ -15,6 +15,7 @@ from toolkit.model import Policy, perplexity
 from toolkit.model.inputs import Pairs, check_pairs, encoded_pairs
 from toolkit.model.perplexity import text_rows
 from toolkit.model.scores import response_sums
+from toolkit.remedies import Constrained, check_start
 from toolkit.remedy_comparison.plans import REMEDIES, named, plan_of
 
 COLUMNS = (
@@ -135,8 +136,11 @@ class Bench:
         self.before = self._perplexity(self.policy)
 
     def chosen(self, plan: Mapping[str, object]) -> Sequence:
-        """Return the pairs that a remedy trains on."""
-        return plan.get("pairs", lambda policy, pairs: pairs)(self.policy, self.pairs)
+        """Return the pairs that a remedy trains on; refuse bounds that do not hold on them."""
+        pairs = plan.get("pairs", lambda policy, pairs: pairs)(self.policy, self.pairs)
+        if isinstance(rule := plan.get("update_rule"), Constrained):
+            check_start(rule, self.policy, encoded_pairs(self.policy, pairs).pairs)
+        return pairs
 
     def run(self, pairs: Sequence, plan: Mapping[str, object]) -> TrainingRun:
         """Return the run of a remedy, not started."""

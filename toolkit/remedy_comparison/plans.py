@@ -84,6 +84,6 @@ def _options(name: str, remedy) -> dict[str, object]:
         return {"loss": remedy}
     known = ", ".join([*UPDATE_RULES, *CHOICES, *LOSSES])
     raise ValueError(
-        f"remedy {shown(remedy)} is unknown; allowed: {known}, an UpdateRule, Constrained, or a dictionary "
-        "of options of TrainingRun"
+        f"remedy {shown(remedy)} is unknown; allowed: {known}, an UpdateRule, Constrained, or a "
+        "dictionary of options of TrainingRun"
     )
