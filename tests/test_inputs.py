@@ -278,7 +278,9 @@ def test_log_probabilities_name_what_was_left_out(policy):
 def test_the_error_names_the_next_line(policy, runs, name):
     said = refused(runs, ALL[name], policy, with_bad())
     assert said.startswith("row 7 (id 'long'): chosen side has ")
-    assert '; policy.with_options(truncation="keep_start") cuts it; ' in said
+    assert (
+        '; policy.with_options(truncation="keep_start") (--truncation keep_start) cuts it; ' in said
+    )
     assert said.endswith('on_error="skip" leaves such pairs out')
 
 

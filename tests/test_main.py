@@ -64,7 +64,8 @@ def test_longer_pairs_are_refused_or_cut_on_request(out, tmp_path, capsys):
     (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
     words = ["--pairs", str(tmp_path / "p.jsonl"), "--measures", "stats", "--max-length", "12"]
     assert score(out, *words) == 1
-    assert "more than max_length 12" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "more than max_length 12" in said and "(--truncation keep_start) cuts it" in said
     assert score(out, *words, "--truncation", "keep_end") == 2
     assert "truncation: was None, is 'keep_end'" in capsys.readouterr().err
     assert score(out, *words, "--truncation", "keep_end", "--no-resume") == 0

@@ -112,7 +112,6 @@ FIGURES = {
     "histogram": lambda f: plots.score_histogram(f, PRICE),
     "boxes": lambda f: plots.score_histogram(f, PRICE, by="group $^$"),
     "scores": lambda f: plots.score_scatter(f, x=PRICE, y="cosine", picked=f["pair_id"][0]),
-    "score histogram": lambda f: plots.score_histogram(f, PRICE),
     "losses": lambda f: plots.loss_map(f.assign(loss_name=f["pair_id"], cosine=0.4)),
     "loss bars": lambda f: plots.delta_bars(
         f.assign(loss_name=f["pair_id"]), name="loss_name", log=True

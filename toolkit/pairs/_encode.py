@@ -147,7 +147,7 @@ def _cut_side(name: str, side: Side, limit: int | None, truncation: str | None) 
     if truncation is None:
         raise RowError(
             f"{said}, more than max_length {limit}; "
-            'policy.with_options(truncation="keep_start") cuts it'
+            'policy.with_options(truncation="keep_start") (--truncation keep_start) cuts it'
         )
     part = _kept(len(side.ids), limit, truncation)
     start = max(side.start - part.start, 1 if part.start else 0)
