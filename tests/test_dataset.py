@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 import toolkit as tk
-from toolkit.dataset.choice import DatasetChoice, share
+from toolkit.dataset.choice import DatasetChoice
 from toolkit.dataset.scores import Scores
 
 
@@ -45,7 +45,7 @@ def test_what_is_refused_changes_nothing(choice):
         (lambda: setattr(choice, "keep", 2), "keep must be a share"),
         (lambda: choice.select_ids(["p9"]), "'p9' is no id of these pairs"),
         (lambda: choice.place_of("p9"), "selection='p9' is no id of these pairs; ids close"),
-        (lambda: share(True), "keep must be a share"),
+        (lambda: setattr(choice, "keep", True), "keep must be a share"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -54,6 +54,13 @@ def not_negative(name: str, value: Any) -> float:
     return float(value)
 
 
+def share(name: str, value: Any) -> float:
+    """Return a share above zero, at most one, as a float."""
+    if not is_finite_number(value) or not 0 < value <= 1:
+        raise ValueError(f"{name} must be a share in (0, 1], received {shown(value)}")
+    return float(value)
+
+
 def whole(name: str, value: Any, *, optional: bool = False, unit: str = "integer") -> int | None:
     """Return a whole number from 1 up; ``None`` as it is where that is allowed."""
     if optional and value is None:

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.path import Path as Outline
 
+from toolkit.checks import choice as one_of
+from toolkit.checks import share
 from toolkit.dataset.scores import Scores, no_numbers, number_columns
 from toolkit.entanglements import suggest_lr
 from toolkit.measurement import (
@@ -124,7 +126,7 @@ class DatasetChoice:
 
     @keep.setter
     def keep(self, value: float) -> None:
-        self._keep, self._kept = share(value), None
+        self._keep, self._kept = share("keep", value), None
 
     def kept(self) -> FilteredPairs:
         """Return the pairs that the filter keeps."""
@@ -268,10 +270,8 @@ class DatasetChoice:
                 replaced, or no pair is selected.
             OSError: If the file cannot be written.
         """
-        if which not in ("kept", "selected"):
-            raise ValueError(f"which={which!r} is unknown; allowed: kept, selected")
-        if format not in FORMATS:
-            raise ValueError(f"format={format!r} is unknown; allowed: {', '.join(FORMATS)}")
+        one_of("which", which, ("kept", "selected"))
+        one_of("format", format, FORMATS)
         if not str(path).strip():
             raise ValueError("path is empty; give the name of a file to write")
         pairs = PairList(self.pairs[i] for i in self.part(which))
@@ -294,15 +294,3 @@ class DatasetChoice:
         alone = Measurement(self.policy, [self.pair], "all", scores=row if known else None)
         alone.step(1)
         return PairResults(alone, "dpo", BETA, self.lr, {}).at(0)
-
-
-def share(value: float) -> float:
-    """Return the share to keep as a float.
-
-    Raises:
-        ValueError: If it is none in (0, 1].
-    """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 < value <= 1:
-        raise ValueError(f"keep must be a share in (0, 1], received {value!r}")
-    return float(value)

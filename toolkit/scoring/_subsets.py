@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from toolkit.checks import check_pair_id, is_finite_number, shown
+from toolkit.checks import share as check_share
 from toolkit.model.inputs import check_pairs
 from toolkit.pairs import PairList, PreferencePair
 
@@ -119,8 +120,7 @@ def filter_pairs(
         (['b', 'd'], ['a', 'c'])
     """
     pairs = check_pairs(pairs, text=True)
-    if not is_finite_number(keep) or isinstance(keep, bool) or not 0 < keep <= 1:
-        raise ValueError(f"keep must be a share in (0, 1], received {shown(keep)}")
+    check_share("keep", keep)
     table = _matched(pairs, scores, by)
     strata = _strata(pairs, table, stratify)
     kept: set[int] = set()

@@ -13,7 +13,8 @@ import traitlets
 from matplotlib.figure import Figure
 
 from toolkit import plots
-from toolkit.dataset.choice import FORMATS, PARTS, DatasetChoice, share
+from toolkit.checks import share
+from toolkit.dataset.choice import FORMATS, PARTS, DatasetChoice
 from toolkit.dataset.scores import Scores, check_columns
 from toolkit.model import Policy
 from toolkit.model.inputs import check_pairs, check_policy
@@ -95,7 +96,7 @@ class DatasetExplorer(Explorer):
         check_policy(policy)
         super().__init__(pairs)
         pairs, columns = check_pairs(pairs, text=True), {"x": x, "y": y, "by": by}
-        share(keep)
+        share("keep", keep)
         if scores is None:
             check_columns(policy, pairs, columns)
         self.choice = DatasetChoice(policy, Scores(policy, pairs, scores), **columns, keep=keep)

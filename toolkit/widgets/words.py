@@ -56,14 +56,17 @@ def header(labels: Mapping[str, object], *more: str) -> str:
         labels: Those of a frame.
         *more: What else is to be said, as HTML.
     """
-    words = [f"<b>{html_text(str(labels['model']))}</b>"]
-    if "dtype" in labels:
-        words.append(html_text(str(labels["dtype"])))
-    if "params" in labels:
-        words.append(f"parameters: {html_text(str(labels['params']))}")
-    if "append_eos" in labels:
-        words += token_words(labels)
-    words.append(f"reference: {html_text(str(labels['ref']))}")
+    cut = labels.get("truncation", "none")
+    eos = {True: "EOS appended and scored", False: "EOS not appended"}
+    known = {
+        "dtype": "{}",
+        "params": "parameters: {}",
+        "append_eos": eos[bool(labels.get("append_eos"))],
+        "truncation": "pairs cut: {}" if cut != "none" else "",
+        "ref": "reference: {}",
+    }
+    said = [text.format(labels[name]) for name, text in known.items() if name in labels]
+    words = [f"<b>{html_text(str(labels['model']))}</b>", *map(html_text, filter(None, said))]
     return quiet([" · ".join([*words, *more])])
 
 
@@ -223,13 +226,6 @@ def prompt_box(pair: PreferencePair, most: int | None = None) -> str:
     text = html_text(pair.prompt_text.strip()[:most])
     notes = quiet(f"note: {html_text(note)}" for note in pair.notes)
     return f'<div class="pe-quiet">prompt</div><div class="pe-words" dir="auto">{text}</div>{notes}'
-
-
-def token_words(labels: Mapping[str, object]) -> list[str]:
-    """Return what a header says of the tokens that were scored, from a frame's labels."""
-    words = [f"EOS {'appended and scored' if labels['append_eos'] else 'not appended'}"]
-    cut = labels.get("truncation", "none")
-    return words if cut == "none" else [*words, f"pairs cut: {html_text(str(cut))}"]
 
 
 def one_line(text: str, length: int = 90) -> str:
