@@ -78,6 +78,20 @@ def test_all_rows_reach_the_browser():
     assert table._table.selected_rows == [1999]
 
 
+def test_a_table_reaches_the_browser_in_one_message(monkeypatch):
+    """An empty one came first, and a busy browser kept it: "No data available in table"."""
+    from ipywidgets.widgets import widget
+
+    opened, create = [], widget.comm.create_comm
+    monkeypatch.setattr(
+        widget.comm, "create_comm", lambda **given: (opened.append(given), create(**given))[1]
+    )
+    PairTable(print).show(pd.DataFrame({"text": ["some row"]}), 0)
+    states = [given["data"]["state"] for given in opened]
+    tables = [state for state in states if "_dt_args" in state]
+    assert len(tables) == 1 and "some row" in tables[0]["_dt_args"]["data_json"]
+
+
 def test_pictures_are_unknown_to_pyplot():
     before = plt.get_fignums()
     for live in (True, False):

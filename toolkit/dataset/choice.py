@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.path import Path as Outline
 
-from toolkit.checks import choice as one_of
-from toolkit.checks import share
+from toolkit.checks import choice as one_of, share
 from toolkit.dataset.scores import Scores, no_numbers, number_columns
 from toolkit.entanglements import suggest_lr
 from toolkit.measurement import (

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from toolkit.checks import check_pair_id, is_finite_number, shown
-from toolkit.checks import share as check_share
+from toolkit.checks import check_pair_id, is_finite_number, share as check_share, shown
 from toolkit.model.inputs import check_pairs
 from toolkit.pairs import PairList, PreferencePair
 

@@ -39,6 +39,23 @@ DRAWN = """function (settings) {
 }"""
 
 
+class WholeTable(ITable):
+    """A table that the browser hears of once, with its rows.
+
+    Its base class opens an empty one and sends the rows after it; a busy browser can draw the first
+    and miss the second, and then says that there are no data.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.open()
+
+    def open(self) -> None:
+        """Open the channel to the browser as soon as there is something to send."""
+        if self._dt_args:
+            super().open()
+
+
 class PairTable:
     """A sortable, searchable table that picks a pair; pairs are named by their places in the data.
 
@@ -59,7 +76,7 @@ class PairTable:
         self._pick, self._page, self._buttons = pick, page, buttons
         self._lowest_first = lowest_first
         self._key, self._quiet, self.places = uuid.uuid4().hex, Quiet(), np.arange(0)
-        self._table: ITable | None = None
+        self._table: WholeTable | None = None
         self._browser = Browser(self._key)
         self.widget = ipywidgets.VBox([self._browser])
 
@@ -75,7 +92,7 @@ class PairTable:
         options = {"selected_rows": self._row_of(place), **self._options(frame)}
         with pd.option_context("display.float_format", _digits):
             if self._table is None:
-                self._table = ITable(frame, **options)
+                self._table = WholeTable(frame, **options)
                 self._table.observe(self._on_rows, "selected_rows")
                 self.widget.children = [self._table, self._browser]
             else:
