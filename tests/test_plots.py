@@ -459,7 +459,7 @@ def test_any_text_is_inert_and_survives(token):
 def test_visible_token_shows_what_cannot_be_seen():
     shown = plots.visible_token
     assert [shown(t) for t in (" a", "a ", "a b", "a  b", "\n", "\t", "\u200d", "\xa0")] == [
-        "␠a", "a␠", "a b", "a␠␠b", "↵", "⇥", "\\u200d", "\\xa0",
+        "␣a", "a␣", "a b", "a␣␣b", "↵", "⇥", "\\u200d", "\\xa0",
     ]  # fmt: skip
     assert shown("\u0301e") == "◌\u0301e" and shown("") == "∅" and shown("\ud800") == "\\ud800"
     assert shown("你好😀") == "你好😀"
@@ -507,7 +507,7 @@ def test_pieces_of_a_character_share_a_box_and_repeated_tokens_do_not():
     frame = strip_frame(["’", "", " the", " the"], [" the"])
     frame["predicted_delta"] = [0.25, 0.5, 0.1, 0.1, 0.2]
     top = Page(plots.token_strip_html(frame)).rows[0]
-    assert [cell["text"] for cell in top] == ["’⋯", "␠the", "␠the"]
+    assert [cell["text"] for cell in top] == ["’⋯", "␣the", "␣the"]
     assert top[0]["number"] == "+0.25+0.50"  # each piece keeps its own position and value
     assert "chosen 0 · ’ · predicted delta 0.25; chosen 1 · ⋯" in top[0]["title"]
     assert top[0]["dir"] == "ltr"  # pieces stand in their order, whatever the script

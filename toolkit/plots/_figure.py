@@ -150,7 +150,7 @@ def _characters(names: tuple[str, ...]) -> frozenset[int]:
 def drawable(text: str) -> str:
     """``text`` with what the fonts cannot draw written as escapes, so that no box is shown."""
     known = _characters(tuple(families()))
-    text = visible_token(text).replace("␠", "␣")
+    text = visible_token(text)
     return "".join(c if ord(c) in known else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -88,7 +88,7 @@ def token_strip_html(
         >>> import pandas as pd
         >>> frame = pd.DataFrame({"side": ["chosen", "rejected"], "position": [0, 0],
         ...                       "token": [" good", " bad"], "predicted_delta": [0.1, -0.2]})
-        >>> "␠good" in token_strip_html(frame)
+        >>> "␣good" in token_strip_html(frame)
         True
     """
     require(frame, "side", "position", "token", value)

@@ -56,16 +56,16 @@ def visible_token(text: str) -> str:
     r"""``text`` with its invisible characters made visible; not yet escaped for HTML.
 
     For short texts whose every character counts (tokens, ids, names): spaces at an end or in a
-    run become ␠, newline ↵, tab ⇥; control, formatting (zero-width, direction) and unassigned
+    run become ␣, newline ↵, tab ⇥; control, formatting (zero-width, direction) and unassigned
     characters become escapes such as ``\u200b``.
 
     Example:
         >>> visible_token(" the"), visible_token("a b\n")
-        ('␠the', 'a b↵')
+        ('␣the', 'a b↵')
     """
     if not text:
         return "∅"
-    text = re.sub(r"^ +| +$| {2,}", lambda run: "␠" * len(run[0]), text)
+    text = re.sub(r"^ +| +$| {2,}", lambda run: "␣" * len(run[0]), text)
     if unicodedata.category(text[0]) in ("Mn", "Me"):
         text = "◌" + text  # a combining mark would sit on the box's edge
     return "".join(map(_visible_character, text))
