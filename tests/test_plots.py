@@ -96,6 +96,33 @@ def matrix_frame(chosen, rejected, seed=0):
     return pd.DataFrame(rows, columns=[*names, "inner", "cosine"])
 
 
+def influence_frame(n, seed=0):
+    """Two kinds of pairs, shuffled: each raises its own kind and lowers the other."""
+    kinds = np.random.default_rng(seed).permutation(np.arange(n) % 2)
+    rows = [
+        (f"p{i}", side, f"p{j}", i == j, (-1.0) ** (kinds[i] + kinds[j]) * (1 + 0.1 * i + 0.01 * j),
+         "ab"[kinds[i]], "ab"[kinds[j]])
+        for i in range(n) for side in ("chosen", "rejected") for j in range(n)
+    ]  # fmt: skip
+    names = ["pair_id", "side", "train_pair_id", "own", "influence", "pair_block", "train_block"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def way_frame():
+    """Two ways over two pairs; one point has a lower margin than another at a higher price."""
+    points = [
+        ("a", 0, 0.0, 2.0, 0),
+        ("a", 1, 0.5, 2.2, 3),
+        ("a", 2, 1, 3, 2),
+        ("b", 0, 0.5, 2.1, 2),
+    ]
+    rows = [
+        (w, k, at, nll, up + d, -d - up, -2 * up) for w, k, at, nll, up in points for d in (-1, 1)
+    ]
+    names = ["way", "point", "weight_on_after", "text_nll", "margin", "chosen_delta"]
+    return pd.DataFrame(rows, columns=[*names, "rejected_delta"])
+
+
 FIGURES = [
     (plots.entanglement_map, pairs_frame, {}),
     (plots.entanglement_map, pairs_frame, {"hue": "topic", "picked": "pair 3"}),
@@ -108,6 +135,9 @@ FIGURES = [
     (lambda f, **k: plots.score_histogram(f, "cosine", **k), pairs_frame, {}),
     (lambda f, **k: plots.score_histogram(f, "cosine", **k), pairs_frame, {"by": "topic"}),
     (plots.token_heatmap, lambda: matrix_frame("abc", "abd"), {"values": "inner"}),
+    (plots.influence_map, lambda: influence_frame(6), {"by": "block", "picked": "p2"}),
+    (plots.averaging_front, lambda: way_frame(), {"by": "way"}),
+    (plots.averaging_line, lambda: way_frame(), {}),
 ]
 
 

@@ -5,12 +5,14 @@ Axes. Called again on the same axes, the figures of an explorer (the maps, the b
 scores, the anatomy of a fall) show the new frame there.
 """
 
+from toolkit.plots._averaging_figure import averaging_front, averaging_line
 from toolkit.plots._delta_figure import delta_bars, delta_limits, delta_order, delta_plane
 from toolkit.plots._entanglement_map import entanglement_map
 from toolkit.plots._fall_figure import anatomy_of_a_fall, fall_sentence
 from toolkit.plots._fall_parts import fall_by_pair, fall_by_token
 from toolkit.plots._figure import mark_step, moving_parts
 from toolkit.plots._frames import caption
+from toolkit.plots._influence_map import influence_map
 from toolkit.plots._loss_map import loss_map
 from toolkit.plots._mass_figure import mass_flow
 from toolkit.plots._numbers import number, rounded_down
@@ -27,6 +29,8 @@ __all__ = [
     "NO_MATHS",
     "REGIMES",
     "anatomy_of_a_fall",
+    "averaging_front",
+    "averaging_line",
     "caption",
     "delta_bars",
     "delta_limits",
@@ -37,6 +41,7 @@ __all__ = [
     "fall_by_token",
     "fall_sentence",
     "html_text",
+    "influence_map",
     "length_confound",
     "loss_map",
     "loss_table_html",
