@@ -262,8 +262,12 @@ class WatchedRun:
     @property
     def pair(self) -> PreferencePair | None:
         """The picked probe, where its text is known."""
+        return self.named(self.id)
+
+    def named(self, id: str) -> PreferencePair | None:
+        """The probe or training pair of an id, where its text is known."""
         found = [*(self.probes or ()), *(self.pairs or ())]
-        return next((p for p in found if getattr(p, "id", None) == self.id), None)
+        return next((p for p in found if getattr(p, "id", None) == id), None)
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -298,6 +302,10 @@ class WatchedRun:
     def forces(self) -> pd.DataFrame | None:
         """What moved every probe in every step; ``None`` where the run does not keep it."""
         return None if self.trajectory.step_forces is None else self.trajectory.forces()
+
+    def pulls(self) -> pd.DataFrame | None:
+        """What each training pair did to every probe; ``None`` where the run does not keep it."""
+        return None if self.trajectory.step_pulls is None else self.trajectory.pulls()
 
     def moves(self) -> pd.DataFrame:
         """One row per step and token of the picked probe: ``actual_delta``, in nats."""

@@ -9,7 +9,7 @@ from toolkit.plots._averaging_figure import averaging_front, averaging_line
 from toolkit.plots._delta_figure import delta_bars, delta_limits, delta_order, delta_plane
 from toolkit.plots._entanglement_map import entanglement_map
 from toolkit.plots._fall_figure import anatomy_of_a_fall, fall_sentence
-from toolkit.plots._fall_parts import fall_by_pair, fall_by_token
+from toolkit.plots._fall_parts import fall_by_pair, fall_by_token, ranked_pulls
 from toolkit.plots._figure import mark_step, moving_parts
 from toolkit.plots._frames import caption
 from toolkit.plots._influence_map import influence_map
@@ -52,6 +52,7 @@ __all__ = [
     "numbers_table",
     "predicted_vs_actual",
     "prompt_strip_html",
+    "ranked_pulls",
     "regime_of",
     "remedies",
     "rounded_down",

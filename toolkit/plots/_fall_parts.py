@@ -72,6 +72,35 @@ def fall_by_token(tokens, *, pair_id=None, side="chosen", value="actual_delta", 
     return finish(ax, tokens, grid=False)
 
 
+def ranked_pulls(pulls, *, pair_id=None, side="chosen"):
+    """What each training pair did to a response over the run, from the strongest pull down.
+
+    Args:
+        pulls: as for `fall_by_pair`.
+        pair_id: as there.
+        side: as there.
+
+    Returns:
+        One row per training pair, by rising ``delta``: ``train_pair_id, delta`` (nats, summed over
+        the steps; the mean over the probes without a ``pair_id``).
+
+    Raises:
+        ValueError: for a missing column, no rows, an unknown side or pair.
+
+    Example:
+        >>> import pandas as pd
+        >>> pulls = pd.DataFrame({"pair_id": "p", "side": "chosen", "train_pair_id": ["a", "b"],
+        ...     "delta": [0.1, -0.4]})
+        >>> ranked_pulls(pulls).to_numpy().tolist()
+        [['b', -0.4], ['a', 0.1]]
+    """
+    require(pulls, "pair_id", "side", "train_pair_id", "delta")
+    rows, _ = response_rows(pulls, pair_id, side)
+    sums = rows.groupby("train_pair_id", sort=False)["delta"].sum(min_count=1)
+    sums = (sums / rows["pair_id"].nunique()).sort_values(kind="stable")
+    return sums.reset_index()
+
+
 def fall_by_pair(pulls, *, pair_id=None, side="chosen", top=12, picked=None, ax=None):
     """Which training pairs pulled a response down most over the run, and which pushed it up.
 
@@ -97,11 +126,10 @@ def fall_by_pair(pulls, *, pair_id=None, side="chosen", top=12, picked=None, ax=
         >>> [label.get_text() for label in fall_by_pair(pulls).get_yticklabels()]
         ['b', 'a']
     """
-    require(pulls, "pair_id", "side", "train_pair_id", "delta")
-    rows, who = response_rows(pulls, pair_id, side)
-    rows_of(rows, "train_pair_id", picked, alone=False)
-    probes = rows["pair_id"].nunique()
-    sums = rows.groupby("train_pair_id", sort=False)["delta"].sum(min_count=1) / probes
+    ranked = ranked_pulls(pulls, pair_id=pair_id, side=side)
+    _, who = response_rows(pulls, pair_id, side)
+    rows_of(ranked, "train_pair_id", picked, alone=False)
+    sums = ranked.set_index("train_pair_id")["delta"]
     order = sums.abs().sort_values(ascending=False, kind="stable").index[:top]
     rows = sums[order].sort_values(kind="stable")
     ax = axes_of(ax, (6.6, height_of(len(rows), 2.2, each=0.28, around=1.4)))

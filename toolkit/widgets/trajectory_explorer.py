@@ -263,6 +263,7 @@ class TrajectoryExplorer(Explorer):
             ),
             "fall": FallPanel(
                 run.forces, run.moves, lambda: run.id, self.event, lambda: self.running,
+                run.pulls, run.named,
                 on=["run", "selection"],
             ),
             "rate": Panel(self._draw_rate, on=["settings"]),

@@ -9,11 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from toolkit import plots
+from toolkit.pairs import PreferencePair
 from toolkit.plots import html_text
 from toolkit.widgets import words
 from toolkit.widgets.panels.controls import column, row
 from toolkit.widgets.panels.figure import image, image_html
 from toolkit.widgets.panels.panel import Panel, refill
+from toolkit.widgets.panels.pulls import PullsPanel
 
 UNKEPT = "This run kept no forces: give <code>forces=True</code> to see why a response fell."
 LATER = "The forces appear here after the first step, when the run rests."
@@ -30,6 +32,8 @@ class FallPanel(Panel):
         pair_id: Returns the picked probe's id.
         event: Runs a callback and tells the user when it fails.
         busy: Whether a run goes on: the picture waits until it rests.
+        pulls: Returns ``Trajectory.pulls()`` so far, ``None`` where the run keeps none.
+        named: Returns the training pair of an id, ``None`` where its text is not known.
         on: As for :class:`Panel`.
     """
 
@@ -40,6 +44,8 @@ class FallPanel(Panel):
         pair_id: Callable[[], str],
         event: Callable,
         busy: Callable[[], bool],
+        pulls: Callable[[], pd.DataFrame | None],
+        named: Callable[[str], PreferencePair | None],
         on: Iterable[str] = (),
     ):
         self._forces, self._tokens, self._pair_id, self._busy = forces, tokens, pair_id, busy
@@ -47,7 +53,8 @@ class FallPanel(Panel):
         self.mean = w.ToggleButtons(options=whose, style={"button_width": "150px"})
         self.side = w.ToggleButtons(options=["chosen", "rejected"], style={"button_width": "90px"})
         self._words, self._picture = w.HTML(), w.VBox()
-        box = column(row(self.mean, self.side), self._words, self._picture)
+        self.pulls = PullsPanel(pulls, lambda: self._whose, named, event)
+        box = column(row(self.mean, self.side), self._words, self._picture, self.pulls.widget)
         super().__init__(self._draw, self._html, on=on, widget=box)
         for control in (self.mean, self.side):
             control.observe(lambda _: event(self._draw, frozenset()), "value")
@@ -57,12 +64,18 @@ class FallPanel(Panel):
         if forces is not None and self._busy():
             forces = forces.head(0)
         self._words.value = self._said(forces)
-        refill(self._picture, *([] if _missing(forces) else [image(self._figure(forces), 110)]))
+        missing = _missing(forces)
+        refill(self._picture, *([] if missing else [image(self._figure(forces), 110)]))
+        self.pulls.widget.layout.display = "none" if missing else None
+        if not missing:
+            self.pulls.draw(changed)
 
     def _html(self) -> str:
         forces = self._forces()
         said = self._said(forces)
-        return said if _missing(forces) else said + image_html(self._figure(forces), "forces")
+        if _missing(forces):
+            return said
+        return said + image_html(self._figure(forces), "forces") + self.pulls.html()
 
     def _said(self, forces: pd.DataFrame | None) -> str:
         if _missing(forces):
