@@ -1,5 +1,7 @@
 """The bench of remedies: its numbers against runs by hand, what is kept, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference
@@ -115,6 +117,18 @@ def test_under_a_mask_products_are_those_of_the_scored_tokens():
     every = reference.pair_token_gradients(reference.double(policy.model), pairs[0])
     inner = tk.pair_stats(policy, masked[:1], progress=False).inner[0]
     assert inner == pytest.approx(float(every[0][0] @ every[1][0]), rel=1e-8)
+
+
+def test_a_mask_is_shown_token_by_token_and_one_of_another_length_is_refused():
+    policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()
+    masked = tk.contrast_only(policy, pairs[:2])
+    frame = tk.mask_frame(policy, pairs[0], masked[0])
+    assert frame["mask"].tolist() == [1, 0, 0, 0] * 2
+    assert frame["token_id"].tolist() == [11, 7, 8, 2, 12, 7, 8, 2]
+    short = replace(masked[0], chosen_mask=masked[0].chosen_mask[:-1])
+    for wrong in (masked[1], short):
+        with pytest.raises(ValueError, match=r"with a mask of 7 positions, received \d"):
+            tk.mask_frame(policy, pairs[0], wrong)
 
 
 def test_responses_without_a_contrast_are_refused():

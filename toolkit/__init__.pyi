@@ -81,6 +81,7 @@ from .remedies import (
     Constrained as Constrained,
     UpdateRule as UpdateRule,
     contrast_only as contrast_only,
+    mask_frame as mask_frame,
     rule_table as rule_table,
 )
 from .remedy_comparison import (

@@ -2,7 +2,7 @@
 
 from toolkit.remedies.bound import Bound, bound
 from toolkit.remedies.constraints import Constrained, check_start, check_update
-from toolkit.remedies.masks import contrast_only
+from toolkit.remedies.masks import contrast_only, mask_frame
 from toolkit.remedies.rule_formulas import UPDATE_RULES, rule_table
 from toolkit.remedies.update_rules import UpdateRule
 
@@ -15,5 +15,6 @@ __all__ = [
     "check_start",
     "check_update",
     "contrast_only",
+    "mask_frame",
     "rule_table",
 ]

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from toolkit.model import Policy
-from toolkit.model.inputs import Pairs, encoded_pairs
-from toolkit.pairs import EncodedPair, PairError
+from toolkit.model.forward import sequences
+from toolkit.model.inputs import Pairs, encoded_pair, encoded_pairs
+from toolkit.model.scores import SIDES
+from toolkit.model.tokens import token_columns
+from toolkit.pairs import EncodedPair, PairError, PreferencePair
 
 
 def contrast_only(policy: Policy, pairs: Pairs) -> list[EncodedPair]:
@@ -45,8 +49,37 @@ def contrast_only(policy: Policy, pairs: Pairs) -> list[EncodedPair]:
     return [_contrast(pair) for pair in encoded_pairs(policy, pairs).pairs]
 
 
+def mask_frame(policy: Policy, pair: PreferencePair | EncodedPair, masked: EncodedPair):
+    """Return which tokens of a pair a mask leaves, for ``plots.token_strip_html(value="mask")``.
+
+    Args:
+        policy: Its tokenizer reads the tokens.
+        pair: The pair without the mask.
+        masked: The same with it.
+
+    Returns:
+        A frame with one row per scored token: ``pair_id, side, position, token, token_id`` and
+        ``mask``, 1 or 0.
+
+    Raises:
+        ValueError: If the mask is of another pair: other tokens, or another length.
+    """
+    whole = encoded_pair(policy, pair)
+    columns, kept = {"pair_id": whole.id}, []
+    rows = sequences([whole])
+    for (ids, mask), (other, left), side in zip(rows, sequences([masked]), SIDES, strict=True):
+        if not torch.equal(ids, other) or len(left) != len(mask) or bool((left & ~mask).any()):
+            raise ValueError(
+                f"masked: its {side} response is not that of pair {whole.id!r} with a mask of "
+                f"{len(mask)} positions, received {len(left)}: give what contrast_only returns"
+            )
+        kept.append(left[mask].int())
+    columns |= token_columns(policy.tokenizer, rows)
+    return pd.DataFrame({**columns, "mask": torch.cat(kept).numpy()})
+
+
 def _contrast(pair: EncodedPair) -> EncodedPair:
-    sides = [(pair.chosen_ids, pair.chosen_mask), (pair.rejected_ids, pair.rejected_mask)]
+    sides = sequences([pair])
     kept = unshared(*(ids[mask].tolist() for ids, mask in sides))
     for side, other, tokens in zip(("chosen", "rejected"), ("rejected", "chosen"), kept,
                                    strict=True):  # fmt: skip
