@@ -14,29 +14,7 @@ Example:
     4
 """
 
-from __future__ import annotations
+import lazy_loader
 
-import ast
-from importlib import import_module
-from pathlib import Path
-
-_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
-_MODULE_OF = {
-    alias.name: node.module or alias.name
-    for node in _STUB.body
-    if isinstance(node, ast.ImportFrom)
-    for alias in node.names
-}
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str):
-    """Import a public name when it is first used: ``import toolkit`` itself stays fast."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
-    module = import_module(f"toolkit.{_MODULE_OF[name]}")
-    return module if name == _MODULE_OF[name] else getattr(module, name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# The list of names is in __init__.pyi, where editors read it; each is imported when first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
