@@ -1,4 +1,4 @@
-"""The public names: editors read them here, and ``__init__.py`` imports them from here."""
+"""The public names: editors read them here, and ``__init__.py`` loads them from here."""
 
 from . import plots as plots
 from .attribution import (
