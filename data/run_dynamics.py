@@ -18,20 +18,20 @@ import toolkit as tk
 HERE = Path(__file__).parent
 FALLING, SINGLE = HERE / "falling_formats.csv", HERE / "single_prompt.csv"
 FORMATS = ("single_token", "short_suffix", "long_suffix")
-RATES = {1e-4: 60, 3e-4: 40, 3e-5: 100}  # learning rate: steps
+RATES, LAST = (1e-4, 3e-4), 60
 SEEDS, PAIRS, BATCH, EVERY = (0, 1, 2), 16, 4, 5
-KINDS, PROMPTS, SINGLE_RATES = ("No/Never", "Yes/No", "Sure/Yes"), 10, (3e-6,)
+KINDS, PROMPTS, SINGLE_RATE = ("No/Never", "Yes/No", "Sure/Yes"), 10, 1e-5
 STEPS = (1, 5, 10, 25, 50, 100)
 
 
-def falling(policy: tk.Policy, pairs: list, lr: float, seed: int, steps: int) -> list[dict]:
+def falling(policy: tk.Policy, pairs: list, lr: float, seed: int) -> list[dict]:
     """Trains on the pairs of a format and returns their means at every fifth step.
 
     `loss` and the changes are means over all training pairs, in nats; `drawdown` is the mean of
     each chosen response's largest fall so far from an earlier high.
     """
     run = tk.TrainingRun(
-        policy, pairs, steps=steps, lr=lr, seed=seed, batch_size=BATCH, probes=pairs[:1],
+        policy, pairs, steps=LAST, lr=lr, seed=seed, batch_size=BATCH, probes=pairs[:1],
         predict=False, beta=BETA,
     )  # fmt: skip
     start = high = log_probabilities(policy, pairs)
@@ -46,7 +46,7 @@ def falling(policy: tk.Policy, pairs: list, lr: float, seed: int, steps: int) ->
     return rows
 
 
-def single_prompt(policy: tk.Policy, pair: tk.PreferencePair, lr: float) -> list[dict]:
+def single_prompt(policy: tk.Policy, pair: tk.PreferencePair) -> list[dict]:
     """Trains on one pair alone and returns what it and the vocabulary did by each of `STEPS`.
 
     `prob` is π(chosen), `high` the highest so far, `drawdown` its largest fall so far from an
@@ -55,7 +55,13 @@ def single_prompt(policy: tk.Policy, pair: tk.PreferencePair, lr: float) -> list
     spellings counted together, and their gains.
     """
     run = tk.TrainingRun(
-        policy, [pair], steps=STEPS[-1], lr=lr, optimizer="rmsprop", predict=False, beta=BETA
+        policy,
+        [pair],
+        steps=STEPS[-1],
+        lr=SINGLE_RATE,
+        optimizer="rmsprop",
+        predict=False,
+        beta=BETA,
     )
     gained = {0: {}}
     for record in run:
@@ -93,7 +99,7 @@ def run_formats(policy: tk.Policy) -> None:
     for name, lr, seed in left(FALLING, ("format", "lr", "seed"), plan):
         pairs = tk.load_pairs(name, limit=PAIRS)
         about = {"format": name, "lr": lr, "seed": seed}
-        keep(FALLING, [about | row for row in falling(policy, pairs, lr, seed, RATES[lr])])
+        keep(FALLING, [about | row for row in falling(policy, pairs, lr, seed)])
 
 
 def run_prompts(policy: tk.Policy) -> None:
@@ -101,12 +107,11 @@ def run_prompts(policy: tk.Policy) -> None:
     stance = tk.load_pairs("stance")
     pairs = {kind: [p for p in stance if p.meta["kind"] == kind][:PROMPTS] for kind in KINDS}
     by_id = {pair.id: (kind, pair) for kind in KINDS for pair in pairs[kind]}
-    order = [pairs[kind][k].id for k in range(PROMPTS) for kind in KINDS]
-    plan = [(id, lr) for lr in SINGLE_RATES for id in order]
+    plan = [(pairs[kind][k].id, SINGLE_RATE) for k in range(PROMPTS) for kind in KINDS]
     for id, lr in left(SINGLE, ("pair_id", "lr"), plan):
         kind, pair = by_id[id]
         about = {"kind": kind, "pair_id": id, "lr": lr}
-        keep(SINGLE, [about | row for row in single_prompt(policy, pair, lr)])
+        keep(SINGLE, [about | row for row in single_prompt(policy, pair)])
 
 
 def main() -> None:

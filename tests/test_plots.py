@@ -697,7 +697,8 @@ def test_trajectory_without_predictions_or_steps():
     assert len(start["chosen"]) == len(start["rejected, predicted"]) == 1
     frame = run_frame()
     frame.loc[frame["step"] > 0, "predicted_logps"] = np.nan
-    assert len(lines_of(plots.trajectory(frame))["chosen"]) == 5
+    lines = lines_of(plots.trajectory(frame))
+    assert len(lines["chosen"]) == 5 and "chosen, predicted" not in lines
 
 
 def test_predicted_vs_actual_says_how_much_is_explained():

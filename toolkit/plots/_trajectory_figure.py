@@ -87,8 +87,9 @@ def _sides(ax, rows, who: str) -> None:
     for side, color in SIDE_COLORS.items():
         part = rows[rows["side"] == side].groupby("step")[["logps", "predicted_logps"]].mean()
         since = part - part["logps"].iloc[0]
-        ax.plot(since.index, since["predicted_logps"], color=DARK_SIDES[side], lw=1.4,
-                ls=(0, (3, 2)), zorder=2, label=f"{side}, predicted")  # fmt: skip
+        if len(since) == 1 or since["predicted_logps"].iloc[1:].notna().any():
+            ax.plot(since.index, since["predicted_logps"], color=DARK_SIDES[side], lw=1.4,
+                    ls=(0, (3, 2)), zorder=2, label=f"{side}, predicted")  # fmt: skip
         ax.plot(since.index, since["logps"], color=color, lw=2.6, marker=SIDE_MARKS[side], ms=4,
                 mec=DARK_SIDES[side], mew=0.7, zorder=3, label=side)  # fmt: skip
         starts.append(number(part["logps"].iloc[0]))
