@@ -155,16 +155,14 @@ class Trajectory:
             ``in_batch``.
         """
         logps, moves = self._sums(self.logps), self._sums(self.predicted)
-        count, rows = logps.shape
+        rows = logps.shape[1]
         gap, still = np.full((1, rows), np.nan), np.zeros((1, rows // 2), bool)
         ratio = float(self.settings.get("beta", 1.0)) * (logps - self._sums(self.ref_logps[None]))
         changes = [np.vstack([gap, moves]), np.vstack([gap, np.diff(logps, axis=0)])]
         names, real = (regimes(*(c[:, side::2] for side in range(2))) for c in changes)
         inside = np.vstack([still, self.in_batch])
         columns = {
-            "step": np.repeat(np.arange(count), rows),
-            "pair_id": np.tile(np.repeat(self.pair_ids, 2), count),
-            "side": np.tile(SIDES, count * rows // 2),
+            **self._by_step(0),
             "logps": logps.ravel(),
             "drawdown": np.maximum.accumulate(falls(logps)).ravel(),
             "predicted_delta": changes[0].ravel(),
@@ -205,11 +203,8 @@ class Trajectory:
         if self.step_forces is None:
             raise ValueError("this run kept no forces: run it again with tk.train(…, forces=True)")
         actual = np.diff(self._sums(self.logps), axis=0)
-        count, rows = actual.shape
         columns = {
-            "step": np.repeat(np.arange(1, count + 1), rows),
-            "pair_id": np.tile(np.repeat(self.pair_ids, 2), count),
-            "side": np.tile(SIDES, count * rows // 2),
+            **self._by_step(1),
             **dict(zip(FORCES, self.step_forces.reshape(-1, len(FORCES)).T, strict=True)),
             "residual": unexplained(actual, self.step_forces).ravel(),
             "actual_delta": actual.ravel(),
@@ -241,9 +236,7 @@ class Trajectory:
         count, rows, trained = self.step_pulls.shape[:3]
         parts = self.step_pulls.reshape(-1, 2).T
         columns = {
-            "step": np.repeat(np.arange(1, count + 1), rows * trained),
-            "pair_id": np.tile(np.repeat(self.pair_ids, 2 * trained), count),
-            "side": np.tile(np.repeat(SIDES, trained), count * rows // 2),
+            **{name: np.repeat(values, trained) for name, values in self._by_step(1).items()},
             "train_pair_id": np.tile(np.array(self.train_ids, dtype=object), count * rows),
             "batch_delta": parts[0],
             "earlier_delta": parts[1],
@@ -372,6 +365,15 @@ class Trajectory:
         if fields["divergence"] is not None:
             fields["divergence"] = Divergence(**fields["divergence"])
         return cls(**fields)
+
+    def _by_step(self, first: int) -> dict[str, np.ndarray]:
+        """Columns of a frame with a row per step, pair and side, from a first step on."""
+        steps, pairs = np.arange(first, len(self) + 1), len(self.pair_ids)
+        return {
+            "step": np.repeat(steps, 2 * pairs),
+            "pair_id": np.tile(np.repeat(self.pair_ids, 2), len(steps)),
+            "side": np.tile(SIDES, len(steps) * pairs),
+        }
 
     def _sums(self, tokens: np.ndarray) -> np.ndarray:
         """Sum ``[…, n]`` over the tokens of each response, ``[…, 2P]``."""
