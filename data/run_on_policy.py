@@ -22,7 +22,7 @@ QUANTILES, WINDOW = (0.1, 0.3, 0.5, 0.7, 0.9), 128
 RANKING_RATE, RANKING_STEPS = 1e-4, (16, 32, 64, 96, 128)
 # All conditions have as many pairs, so that one pass is 18 steps for each.
 PART, UNSEEN, WATCHED = 144, 200, 64
-REFUSAL_RATES, REFUSAL_STEPS = (1e-4, 5e-5), (18, 36, 72, 126)
+REFUSAL_RATE, REFUSAL_STEPS = 1e-4, (18, 36, 72, 126)
 SAMPLING = {"max_new_tokens": 96, "batch_size": 100}
 
 
@@ -121,22 +121,21 @@ def refusal_rates(policy: tk.Policy, unseen: list, advice: list, seed: int) -> d
     }
 
 
-def refusals(
-    policy: tk.Policy, requests: list, advice: list, scores: pd.DataFrame, lr: float
-) -> None:
+def refusals(policy: tk.Policy, requests: list, advice: list, scores: pd.DataFrame) -> None:
     """Measures refusals of unseen requests before and after training on parts of the others."""
     train, unseen = requests[:-UNSEEN], requests[-UNSEEN:]
     names = ("start", *conditions(train, scores, seed=0))
-    plan = [(lr, seed, name) for seed in SEEDS for name in names]
-    for _, seed, name in left(REFUSALS, ("lr", "seed", "condition"), plan):
-        about = {"condition": name, "seed": seed, "lr": lr}
+    plan = [(seed, name) for seed in SEEDS for name in names]
+    for seed, name in left(REFUSALS, ("seed", "condition"), plan):
+        about = {"condition": name, "seed": seed, "lr": REFUSAL_RATE}
         rates = {"unseen": unseen, "advice": advice, "seed": seed}
         if name == "start":
             keep(REFUSALS, [about | {"step": 0} | refusal_rates(policy, **rates)])
             continue
         pairs, options = conditions(train, scores, seed)[name]
         watched = random.Random(seed).sample(pairs, WATCHED)
-        rows = measured(policy, pairs, watched, REFUSAL_STEPS, lr=lr, seed=seed, **options)
+        options = {"lr": REFUSAL_RATE, "seed": seed, **options}
+        rows = measured(policy, pairs, watched, REFUSAL_STEPS, **options)
         keep(REFUSALS, [about | row | refusal_rates(now, **rates) for now, row in rows])
 
 
@@ -163,8 +162,7 @@ def main() -> None:
     requests, advice = requests_of(pairs), [p for p in pairs if p.meta["kind"] == "advice"]
     scores = tk.similarity(policy, requests, progress=False)
     ranking(policy, requests, scores)
-    for lr in REFUSAL_RATES:
-        refusals(policy, requests, advice, scores, lr)
+    refusals(policy, requests, advice, scores)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The set that the shipped model made itself, the rule that judged it, and the runs on it."""
 
 import importlib
+import itertools
 import json
 import math
 import random
@@ -177,3 +178,19 @@ def test_the_parts_of_the_ranking_are_fifths_of_128_pairs_that_refuse():
     assert all(run_on_policy.both_refuse(p) for pairs, _ in found for p in pairs)
     medians = [median for _, median in found]
     assert medians == sorted(medians)
+
+
+def test_the_shipped_runs_are_the_whole_plan():
+    """Files of an older plan, or of half of this one, would be read as results of this one."""
+    plan = run_on_policy
+    ranking, refusals = pd.read_csv(plan.RANKING), pd.read_csv(plan.REFUSALS)
+    start, refusals = refusals[refusals["step"] == 0], refusals[refusals["step"] > 0]
+    conditions = plan.conditions(*requests_and_scores(), seed=0)
+    for runs, parts in (
+        (ranking, {"seed": plan.SEEDS, "quantile": plan.QUANTILES, "step": plan.RANKING_STEPS}),
+        (refusals, {"seed": plan.SEEDS, "condition": conditions, "step": plan.REFUSAL_STEPS}),
+    ):
+        found = list(runs[[*parts]].itertuples(index=False, name=None))
+        assert sorted(found) == sorted(itertools.product(*parts.values()))
+    assert set(ranking["lr"]) == {plan.RANKING_RATE} and set(refusals["lr"]) == {plan.REFUSAL_RATE}
+    assert sorted(start["seed"]) == sorted(plan.SEEDS)
