@@ -15,7 +15,7 @@ from toolkit.model.inputs import check_policy
 from toolkit.model.policy import Policy
 from toolkit.model.turns import alone
 
-POSITIONS = 2048  # most tokens of one forward pass, padding counted
+POSITIONS = 1024  # most tokens of one forward pass, padding counted
 
 
 @alone

@@ -98,7 +98,8 @@ def averaging_line(frame, *, ax=None):
     for side, color in SIDE_COLORS.items():
         groups = frame.groupby("weight_on_after")[f"{side}_delta"]
         mean, low, high = groups.mean(), groups.quantile(0.1), groups.quantile(0.9)
-        ax.fill_between(mean.index, low, high, color=color, alpha=0.25, linewidth=0, zorder=2)
+        ax.fill_between(mean.index, low, high, color=color, alpha=0.25, linewidth=0, zorder=2,
+                        label=f"{side}, middle 80 % of pairs")  # fmt: skip
         ax.plot(mean.index, mean, color=color, lw=2.4, marker=SIDE_MARKS[side], ms=5, zorder=3,
                 mec=DARK_SIDES[side], label=side)  # fmt: skip
     ax.axhline(0, color="#666666", lw=0.8, zorder=1)

@@ -5,7 +5,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-from toolkit.plots._figure import axes_of, families, finish, group_colors, short
+from toolkit.plots._figure import axes_of, families, finish, short
 from toolkit.plots._frames import require, row_of
 from toolkit.plots._numbers import short_number, unit_text
 from toolkit.plots._palette import DIVERGING, contrast_text
@@ -132,11 +132,8 @@ def _ticks(axis, names, blocks: dict, rotation=0) -> None:
              for name in names[::step]]  # fmt: skip
     axis.set_ticklabels(words, rotation=rotation, fontsize=7.5, parse_math=False,
                         fontfamily=families())  # fmt: skip
-    colors = group_colors(blocks.values()) if 1 < len(set(blocks.values())) <= 8 else {}
     for label, name in zip(axis.get_ticklabels(), names[::step], strict=True):
         label.set_gid(name)
-        if colors:
-            label.set_color(colors[blocks[name]])
     axis.set_tick_params(length=2)
 
 
