@@ -23,7 +23,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     policy, pairs = tk.load_model(), tk.load_pairs("long_suffix", limit=32)
     for count in options.probes:
-        seconds = {flag: [] for flag in (False, True)}
+        seconds = {flag: [] for flag in (False, True, "by_pair")}
         for turn in range(options.repeats + 1):
             for forces, times in seconds.items():
                 settings = {"lr": 3e-5, "batch_size": 8, "probes": pairs[:count], "forces": forces}
@@ -32,8 +32,9 @@ def main() -> None:
                 list(run)
                 if turn:  # the first turn warms up
                     times.append((time.perf_counter() - start) / options.steps)
-        bare, split = (statistics.median(times) for times in seconds.values())
+        bare, split, by_pair = (statistics.median(times) for times in seconds.values())
         found = {"probes": count, "s a step": bare, "with forces": split, "ratio": split / bare}
+        found |= {"by pair": by_pair, "its ratio": by_pair / bare}
         print(json.dumps(found), flush=True)
 
 
