@@ -149,7 +149,7 @@ def test_a_rule_acts_before_the_optimiser_and_its_forces_sum_to_the_prediction()
     policy, pairs = shapes.policy("gpt2"), shapes.ragged_pairs()
     options = {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.1, "probes": pairs[:2]}
     run = tk.train(
-        policy, pairs, steps=4, batch_size=2, update_rule="project_both", forces=True,
+        policy, pairs, steps=4, batch_size=2, update_rule="project_both", forces="by_pair",
         progress=False, **options,
     )  # fmt: skip
     assert run.settings["update_rule"] == "project_both"
@@ -157,6 +157,9 @@ def test_a_rule_acts_before_the_optimiser_and_its_forces_sum_to_the_prediction()
     predicted = run.to_frame().query("step > 0")["predicted_delta"].to_numpy()
     np.testing.assert_allclose(forces[list(FORCES)].sum(axis=1), predicted, rtol=1e-6, atol=1e-9)
     assert (forces["own_chosen"][forces["in_batch"]].abs() > 0).any()
+    by_pair = run.pulls().groupby(["step", "pair_id", "side"], sort=False)["batch_delta"].sum()
+    of_batch = ["own_chosen", "own_rejected", "others_chosen", "others_rejected"]
+    np.testing.assert_allclose(by_pair, forces[of_batch].sum(axis=1), rtol=1e-6, atol=1e-9)
 
 
 def test_chosen_only_pulls_no_rejected_response():
