@@ -17,7 +17,7 @@ NO_CHROMIUM = (
     "CHROMIUM to the path of a Chromium or Chrome"
 )
 LIGHT, DARK = "JupyterLab Light", "JupyterLab Dark"
-EXPLORER = ".pe-explorer"
+EXPLORER = ".PairExplorer"
 ROWS = f"{EXPLORER} .pe-table tbody tr"
 MAP = f"{EXPLORER} .pe-map canvas"
 STATUS = f"{EXPLORER} .pe-status"
@@ -43,7 +43,7 @@ picture = explorer.map
 picture.figure.canvas._force_full = True
 picture.redraw()""",
 }
-PAIRS, DATASET = ".pe-explorer:not(.DatasetExplorer)", ".DatasetExplorer"
+PAIRS, DATASET = EXPLORER, ".DatasetExplorer"
 PICTURE = ".jupyter-matplotlib-canvas-div"
 
 pytestmark = pytest.mark.browser

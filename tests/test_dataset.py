@@ -30,11 +30,10 @@ def test_the_lowest_are_kept_and_a_gap_never(choice):
     assert choice.counts()["kept"] == 5 and [id for id, _ in choice.unscored()] == ["p1"]
 
 
-def test_selecting_by_place_outline_and_id(choice):
-    choice.select_box((0, 2.5), (0, 1))
-    assert choice.selected_ids() == ["p0", "p2"]
-    choice.select_outline([(2.5, -1), (9, -1), (9, 0.45), (2.5, 0.45)])
-    assert choice.selected_ids() == ["p3", "p4"]
+def test_pairs_are_found_by_place_and_outline_and_selected_by_id(choice):
+    assert choice.ids_in_box((0, 2.5), (0, 1)) == ["p0", "p2"]
+    corners = [(2.5, -1), (9, -1), (9, 0.45), (2.5, 0.45)]
+    assert choice.ids_in_outline(corners) == ["p3", "p4"]
     choice.select_ids("p1")
     assert choice.selected_ids() == ["p1"]
 

@@ -57,3 +57,13 @@ def test_an_estimate_is_nothing_once_the_result_is_kept(policy):
 def test_a_step_is_checked_before_anything_is_measured(settings, message):
     with pytest.raises(ValueError, match=message):
         measurement.check_step(*settings)
+
+
+def test_the_suggested_rate_reaches_the_pair_that_is_shown_first(policy):
+    """The worst pair lies beyond a rate that is right for 95 % of them; its sentence says nats."""
+    pairs = tk.load_pairs("near_duplicates")
+    found = measurement.Measurement(policy, pairs, "all")
+    found.step(len(pairs))
+    results = measurement.PairResults(found, "dpo", 0.1, None, {})
+    assert results.frame["first_order"].iloc[results.worst]
+    assert results.frame["first_order"].mean() >= 0.95

@@ -194,7 +194,7 @@ class PairResults:
         loss: A key of ``LOSSES`` or a function.
         beta: β of the loss, where it has one.
         lr: Learning rate; ``None`` for the rate of ``suggest_lr`` for the pairs measured at the
-            start, and again for all of them.
+            start, and again for all of them, in reach of the worst pair too: it is shown first.
         hparams: Other hyper-parameters of the loss.
 
     Attributes:
@@ -234,7 +234,9 @@ class PairResults:
         result = entanglement(stats, self.loss, **hparams)
         if not self._chosen_for or (self.measurement.finished and self._chosen_for != len(stats)):
             self._chosen_for, self.worst = len(stats), result.worst
-            self._suggested_lr = suggest_lr(result.chosen_slack, result.rejected_slack)
+            slacks = result.chosen_slack, result.rejected_slack
+            shown_first = [slack[[self.worst]] for slack in slacks]
+            self._suggested_lr = min(suggest_lr(*slacks), suggest_lr(*shown_first))
         self.lr = self._suggested_lr if lr is None else float(lr)
         frame = replace(result, lr=self.lr).to_frame()
         for name in SCORES:
