@@ -61,8 +61,8 @@ class PairExplorer(Explorer):
         params: Parameter set of the gradients.
         beta: β of the loss, where it has one.
         lr: Learning rate; by default one at which first order holds for 95 % of the pairs (see
-            ``suggest_lr``) and for the worst one. Beyond that the sentence gives the direction alone, and the rate up
-            to which it could say more.
+            ``suggest_lr``) and for the worst one. Beyond that the sentence gives the direction
+            alone, and the rate up to which it could say more.
         selection: Id of the pair to start with; by default the worst one, whose chosen response is
             predicted to fall most (or to rise least).
         live: Use ipympl, where installed, so that the map can be clicked.
