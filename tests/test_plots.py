@@ -152,6 +152,7 @@ def artist(ax, gid):
 @pytest.mark.parametrize(("draw", "make", "options"), FIGURES)
 def test_figures_return_axes_and_leave_no_trace(draw, make, options):
     """Catches a figure left open, a global style, a changed frame, or an ignored ``ax``."""
+    plt.close("all")  # what other tests of this process left open
     frame = make()
     frame.attrs = {"model": "$x_{$", "params": "all", "append_eos": True}
     before, style = frame.copy(), dict(plt.rcParams)
